@@ -1,0 +1,1 @@
+"""The daemon that holds the authoritative state of LiveVariables."""

@@ -1,0 +1,37 @@
+"""How the daemon ends: its exit codes, and waiting for a signal or a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Why `livetuned` ended. systemd and people read these; they are stable."""
+
+    OK = 0
+    """Stopped by SIGTERM or SIGINT."""
+    ERROR = 1
+    """An error that has no code of its own."""
+    USAGE = 2
+    """The command line or the configuration is wrong."""
+    ADDRESS = 3
+    """An address or port can't be had."""
+    STORE_LOCKED = 4
+    """Another daemon holds the store."""
+    STORE_UNUSABLE = 5
+    """The store can't be opened or is damaged; restarting will not help."""
+    STORE_FAILED = 6
+    """A commit failed while running; opening the store anew tells what is true."""
+
+
+async def until_stopped(failed: asyncio.Future[BaseException]) -> BaseException | None:
+    """Returns on SIGTERM or SIGINT, or with the error when the daemon can't go on."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    failed.add_done_callback(lambda _: stop.set())
+    await stop.wait()
+    return failed.result() if failed.done() else None

@@ -1,0 +1,219 @@
+"""The state of one job, and how each record moves it. Immutable: a record makes a new state, the old one stays valid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from livetuned.domain import limits
+from livetuned.domain.records import (
+    Applied,
+    ApplyStatus,
+    Changed,
+    Declared,
+    Ended,
+    PortMoved,
+    Process,
+    Record,
+    Registered,
+)
+from livetuned.domain.specs import TriggerSpec, VariableSpec
+from livetuned.domain.values import Value
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedValue:
+    """A value as a rank uses it."""
+
+    value: Value
+    revision: int
+    """The change it comes from."""
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class VariableState:
+    """A variable with its desired and applied values."""
+
+    spec: VariableSpec
+    declared_by: str
+    """Instance id of the process whose declaration holds."""
+    desired: Value
+    revision: int
+    """Revision of the record that set `desired`."""
+    from_change: bool
+    """Whether that record is a change (else a declaration)."""
+    applied: Mapping[int, AppliedValue] = field(default_factory=dict)
+    """By rank. Ranks that never applied a change of it are absent: they use what they declared."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerState:
+    """A trigger with its firings."""
+
+    spec: TriggerSpec
+    declared_by: str
+    fired: int = 0
+    """Firings accepted in this run."""
+    revision: int = 0
+    """Revision of the last firing, 0 if there was none."""
+    pending: tuple[int, ...] = ()
+    """Revisions of the changes whose firing the program has not consumed yet, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankState:
+    """The process that holds a rank of the current run."""
+
+    instance_id: str
+    process: Process
+    revision: int
+    """Revision of its registration."""
+    acknowledged: int = 0
+    """Revision of the newest change whose assignments this process has acknowledged; it does so in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training job."""
+
+    name: str
+    run: int
+    port: int
+    """0 once the job has ended."""
+    world_size: int
+    registered_us: int
+    """When the current run was first registered."""
+    revision: int
+    """Revision of the job's last record."""
+    ranks: Mapping[int, RankState]
+    variables: Mapping[str, VariableState] = field(default_factory=dict)
+    triggers: Mapping[str, TriggerState] = field(default_factory=dict)
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """The newest request ids with the revision of their change, oldest first."""
+    ended: Ended | None = None
+    ended_us: int = 0
+
+    def names(self) -> list[str]:
+        """Names of variables and triggers together: they share one set."""
+        return [*self.variables, *self.triggers]
+
+
+def evolve(job: Job | None, record: Record) -> Job:
+    """Returns the job's state after a record.
+
+    Args:
+        job: The state before, None if the record is the job's first.
+        record: A record that `decide` made on that state.
+
+    Raises:
+        ValueError: The record does not follow from the state: the log is not what `decide` would have written.
+    """
+    payload = record.payload
+    if isinstance(payload, Registered):
+        return _registered(job, record, payload)
+    if job is None:
+        raise ValueError(f"record {record.revision} of unknown job {record.job!r}")
+    job = replace(job, revision=record.revision)
+    if isinstance(payload, Declared):
+        return _declared(job, record, payload)
+    if isinstance(payload, Changed):
+        return _changed(job, record, payload)
+    if isinstance(payload, Applied):
+        return _applied(job, payload)
+    if isinstance(payload, Ended):
+        return replace(job, ended=payload, ended_us=record.time_us, port=0)
+    return _port_moved(job, payload)
+
+
+def _port_moved(job: Job, moved: PortMoved) -> Job:
+    return replace(job, port=moved.port)
+
+
+def _registered(job: Job | None, record: Record, payload: Registered) -> Job:
+    rank = RankState(payload.instance_id, payload.process, record.revision)
+    if job is None or not payload.resumed:
+        return Job(
+            name=record.job,
+            run=payload.run,
+            port=payload.port,
+            world_size=payload.world_size,
+            registered_us=record.time_us,
+            revision=record.revision,
+            ranks={payload.rank: rank},
+            requests={} if job is None else job.requests,
+        )
+    return replace(
+        job,
+        revision=record.revision,
+        port=payload.port,
+        world_size=payload.world_size,
+        ranks={**job.ranks, payload.rank: rank},
+        variables={
+            # What the dead process used says nothing about the new one.
+            name: replace(state, applied={r: a for r, a in state.applied.items() if r != payload.rank})
+            for name, state in job.variables.items()
+        },
+    )
+
+
+def _same(one: Value, other: Value) -> bool:
+    # True == 1 == 1.0 in Python; a variable whose type was edited is another variable.
+    return type(one) is type(other) and one == other
+
+
+def _declared(job: Job, record: Record, payload: Declared) -> Job:
+    variables, triggers = dict(job.variables), dict(job.triggers)
+    for declared in payload.variables:
+        known = variables.get(declared.spec.name)
+        if known is not None and _same(known.desired, declared.desired):
+            # A new process took up the run: the value, and where it comes from, stand; only the specification is new.
+            variables[declared.spec.name] = replace(known, spec=declared.spec, declared_by=payload.instance_id)
+        else:
+            variables[declared.spec.name] = VariableState(
+                declared.spec, payload.instance_id, declared.desired, record.revision, from_change=False
+            )
+    for spec in payload.triggers:
+        fired = triggers.get(spec.name)
+        triggers[spec.name] = (
+            TriggerState(spec, payload.instance_id)
+            if fired is None
+            else replace(fired, spec=spec, declared_by=payload.instance_id)
+        )
+    return replace(job, variables=variables, triggers=triggers)
+
+
+def _changed(job: Job, record: Record, payload: Changed) -> Job:
+    variables, triggers, requests = dict(job.variables), dict(job.triggers), job.requests
+    for assignment in payload.assignments:
+        variables[assignment.variable] = replace(
+            variables[assignment.variable], desired=assignment.new, revision=record.revision, from_change=True
+        )
+    for firing in payload.firings:
+        state = triggers[firing.trigger]
+        triggers[firing.trigger] = replace(
+            state, fired=firing.number, revision=record.revision, pending=(*state.pending, record.revision)
+        )
+    if payload.request_id:
+        remembered = {**requests, payload.request_id: record.revision}
+        while len(remembered) > limits.REQUEST_IDS_PER_JOB:
+            del remembered[next(iter(remembered))]
+        requests = remembered
+    return replace(job, variables=variables, triggers=triggers, requests=requests)
+
+
+def _applied(job: Job, payload: Applied) -> Job:
+    variables, triggers, ranks = dict(job.variables), dict(job.triggers), dict(job.ranks)
+    for outcome in payload.outcomes:
+        if outcome.is_trigger:
+            state = triggers[outcome.target]
+            pending = tuple(revision for revision in state.pending if revision != payload.change_revision)
+            triggers[outcome.target] = replace(state, pending=pending)
+        elif outcome.effective is not None and outcome.status is not ApplyStatus.SUPERSEDED:
+            variable = variables[outcome.target]
+            value = AppliedValue(outcome.effective, payload.change_revision, payload.step)
+            variables[outcome.target] = replace(variable, applied={**variable.applied, payload.rank: value})
+    rank = ranks[payload.rank]
+    if not all(outcome.is_trigger for outcome in payload.outcomes):
+        ranks[payload.rank] = replace(rank, acknowledged=max(rank.acknowledged, payload.change_revision))
+    return replace(job, variables=variables, triggers=triggers, ranks=ranks)

@@ -1,0 +1,66 @@
+"""Every limit of the daemon, named, with its unit. The only place that knows the numbers."""
+
+from __future__ import annotations
+
+JOB_NAME_BYTES = 63
+"""Longest job name, in bytes: the length of a DNS label."""
+
+NAME_BYTES = 200
+"""Longest name of a variable or trigger, in bytes of UTF-8."""
+
+STRING_VALUE_BYTES = 64 * 1024
+"""Longest value of a string variable, in bytes of UTF-8."""
+
+TEXT_BYTES = 4 * 1024
+"""Longest free text a caller may attach (reason, doc, unit, refusal, end message), in bytes of UTF-8."""
+
+CHOICES = 1_000
+"""Most choices of one string variable, a count."""
+
+NAMES_PER_JOB = 1_000
+"""Most variables and triggers of one job together, a count."""
+
+ASSIGNMENTS_PER_CHANGE = 1_000
+"""Most assignments, or firings, in one change, a count."""
+
+JOBS = 1_000
+"""Most jobs that have not ended, a count."""
+
+RANKS_PER_JOB = 100_000
+"""Highest world size of one job, a count."""
+
+PENDING_FIRINGS = 1_000
+"""Most firings of one trigger that its program has not consumed yet, a count."""
+
+REQUEST_IDS_PER_JOB = 1_000
+"""How many of the newest request ids are remembered per job, a count."""
+
+REQUEST_ID_BYTES = 200
+"""Longest request id or instance id, in bytes of UTF-8."""
+
+WATCHERS = 2_000
+"""Most watch streams at once, a count."""
+
+MESSAGE_BYTES = 256 * 1024
+"""Largest gRPC message the daemon accepts, in bytes."""
+
+METADATA_BYTES = 8 * 1024
+"""Most gRPC metadata the daemon accepts with one call, in bytes."""
+
+HISTORY_PAGE = 1_000
+"""Most changes in one page of the history, a count."""
+
+BATCH = 512
+"""Most changes in one commit, a count."""
+
+QUEUE = 10_000
+"""Most requests that wait for the writer, a count; one more is refused."""
+
+HUB_RECORDS = 8_192
+"""How many of the newest records are kept in memory for watchers, a count; older ones are read from the store."""
+
+HTTP_HEADER_BYTES = 16 * 1024
+"""Largest request head the metrics endpoint accepts, in bytes."""
+
+HTTP_CONNECTIONS = 32
+"""Most connections to the metrics endpoint at once, a count."""

@@ -1,0 +1,88 @@
+"""The daemon's metrics: their names, units and meaning, in one place."""
+
+from __future__ import annotations
+
+import platform
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+    60,
+    300,
+)
+
+
+class Metrics:
+    """All metrics of one daemon, in a registry of its own.
+
+    Args:
+        version: The daemon's version, for the build information.
+    """
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self.jobs = Gauge("livetune_jobs", "Jobs by state.", ["state"], registry=self.registry)
+        self.job_ports = Gauge("livetune_job_ports", "Designated job ports in use.", registry=self.registry)
+        self.changes = Counter(
+            "livetune_changes",
+            "Requests to change variables or fire triggers, by result: accepted, repeated, or the reason of the refusal.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.applies = Counter(
+            "livetune_applies",
+            "Outcomes that ranks acknowledged, by status: applied, refused or superseded.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.apply_seconds = Histogram(
+            "livetune_apply_seconds",
+            "From the commit of a change to the acknowledgement of a rank that was connected all the while, in seconds.",
+            buckets=_LATENCY,
+            registry=self.registry,
+        )
+        self.commit_seconds = Histogram(
+            "livetune_commit_seconds",
+            "Duration of one commit to the store, fsync included, in seconds.",
+            buckets=_LATENCY,
+            registry=self.registry,
+        )
+        self.commit_records = Histogram(
+            "livetune_commit_records",
+            "Records in one commit.",
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 512),
+            registry=self.registry,
+        )
+        self.watchers = Gauge("livetune_watchers", "Watch streams open.", registry=self.registry)
+        self.sessions = Gauge("livetune_sessions", "Open sessions of training processes.", registry=self.registry)
+        self.revision = Gauge("livetune_revision", "Revision of the last committed record.", registry=self.registry)
+        self.rpc = Counter(
+            "livetune_rpc",
+            "Calls answered, by method and gRPC status.",
+            ["method", "code"],
+            registry=self.registry,
+        )
+        build = Gauge(
+            "livetune_build_info",
+            "1, with the version of the daemon.",
+            ["version", "python"],
+            registry=self.registry,
+        )
+        build.labels(version, platform.python_version()).set(1)

@@ -1,0 +1,286 @@
+"""Training processes: who is connected, what each job is doing, and what processes ask of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from livetuned.domain import decide
+from livetuned.domain.decide import Declaration
+from livetuned.domain.errors import DomainError, Reason
+from livetuned.domain.job import Job
+from livetuned.domain.names import check_job_name
+from livetuned.domain.records import Applied, Outcome, Payload, PortMoved, Process, Registered
+from livetuned.domain.specs import TriggerSpec
+from livetuned.service import clock
+from livetuned.service.engine import Decide, Engine
+from livetuned.service.metrics import Metrics
+from livetuned.service.ports import Ports
+
+log = logging.getLogger(__name__)
+
+RETURN_GRACE_SECONDS = 10.0
+"""After a restart of the daemon, how long a rank is kept for the process that held it before another may take it."""
+
+
+class JobStatus(Enum):
+    """What a job is doing."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    LOST = "lost"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Session:
+    """The open stream of one rank."""
+
+    job: str
+    rank: int
+    instance_id: str
+    since: float
+    """Monotonic time of its opening."""
+    step: int = -1
+    """Last step it told of; -1 before the first safe point."""
+
+
+class Sessions:
+    """The live side of jobs. What must survive the daemon goes through the engine; who is connected does not.
+
+    Args:
+        engine: The writer.
+        ports: Designated ports.
+        metrics: Sessions, jobs, applies.
+    """
+
+    def __init__(self, engine: Engine, ports: Ports, metrics: Metrics) -> None:
+        self._engine = engine
+        self._ports = ports
+        self._metrics = metrics
+        self._open: dict[tuple[str, int], Session] = {}
+        self._kept_until = clock.monotonic() + RETURN_GRACE_SECONDS
+        self._kept: set[tuple[str, int]] = set()
+        self._commit_times: dict[int, float] = {}
+        self._registering = asyncio.Lock()
+
+    async def recover(self) -> None:
+        """Serves the ports of the jobs that have not ended, moving a job whose port another program holds.
+
+        Raises:
+            DomainError: PORTS_EXHAUSTED.
+        """
+        for job in self._engine.jobs():
+            if job.ended is not None:
+                continue
+            self._kept.update((job.name, rank) for rank in job.ranks)
+            port = await self._ports.acquire(job.name, job.port)
+            if port != job.port:
+                log.warning("port %d of job %s is taken by another program: moved to %d", job.port, job.name, port)
+                await self._engine.submit(job.name, _port_moved(port))
+
+    def connected(self, job: str) -> list[Session]:
+        """Returns the open sessions of a job by rank."""
+        return sorted((s for (name, _), s in self._open.items() if name == job), key=lambda session: session.rank)
+
+    def status(self, job: Job) -> JobStatus:
+        """Tells what a job is doing."""
+        if job.ended is not None:
+            return JobStatus.FAILED if job.ended.failed else JobStatus.FINISHED
+        sessions = self.connected(job.name)
+        if not sessions:
+            return JobStatus.LOST
+        return JobStatus.RUNNING if any(session.step >= 0 for session in sessions) else JobStatus.STARTING
+
+    def count_jobs(self) -> None:
+        """Brings the gauges of jobs, sessions and ports up to date."""
+        counts = dict.fromkeys(JobStatus, 0)
+        for job in self._engine.jobs():
+            counts[self.status(job)] += 1
+        for status, count in counts.items():
+            self._metrics.jobs.labels(status.value).set(count)
+        self._metrics.sessions.set(len(self._open))
+        self._metrics.job_ports.set(len(self._ports))
+
+    async def register(
+        self, name: str, *, rank: int, world_size: int, instance_id: str, process: Process
+    ) -> tuple[Job, int]:
+        """Registers a process as a rank of a job; assigns the job's port if it has none.
+
+        Returns:
+            The job, and the revision of the process's registration.
+
+        Raises:
+            DomainError: JOB_EXISTS, PORTS_EXHAUSTED, or what `decide.register` raises.
+        """
+        check_job_name(name)
+        async with self._registering:
+            known = self._engine.job(name)
+            self._check_free(known, name, rank, instance_id)
+            served_before = self._ports.port(name)
+            # Decide once without a port: what is refused anyway must not start a server.
+            self._decide_register(known, name, rank, world_size, instance_id, process, known.port if known else 0)
+            port = await self._ports.acquire(name, known.port if known else 0)
+            try:
+                await self._engine.submit(
+                    name,
+                    lambda job: self._decide_register(job, name, rank, world_size, instance_id, process, port),
+                )
+            except BaseException:
+                if not served_before:
+                    await self._ports.release(name)
+                raise
+        job = decide.check_registered(self._engine.job(name), name, rank, instance_id)
+        log.info("job %s registered: run %d, rank %d of %d, port %d", name, job.run, rank, world_size, job.port)
+        return job, job.ranks[rank].revision
+
+    def _decide_register(
+        self,
+        job: Job | None,
+        name: str,
+        rank: int,
+        world_size: int,
+        instance_id: str,
+        process: Process,
+        port: int,
+    ) -> Registered | None:
+        active = sum(other.ended is None for other in self._engine.jobs())
+        return decide.register(
+            job,
+            name,
+            rank=rank,
+            world_size=world_size,
+            instance_id=instance_id,
+            process=process,
+            port=port,
+            active_jobs=active,
+        )
+
+    def _check_free(self, job: Job | None, name: str, rank: int, instance_id: str) -> None:
+        if job is None or job.ended is not None or rank not in job.ranks:
+            return
+        holder = job.ranks[rank]
+        if holder.instance_id == instance_id:
+            return
+        process = holder.process
+        who = f"process {process.pid} of {process.user or 'an unknown user'} on {process.host or 'an unknown host'}"
+        if (name, rank) in self._open:
+            why = "which is connected; stop it or choose another name"
+        elif (name, rank) in self._kept and clock.monotonic() < self._kept_until:
+            why = "which may come back after the daemon's restart; try again in a few seconds"
+        else:
+            return
+        raise DomainError(
+            Reason.JOB_EXISTS,
+            f"job '{name}' is held by {who}, {why}",
+            job=name,
+            rule="one live job of a name",
+        )
+
+    def open(self, name: str, rank: int, instance_id: str) -> Session:
+        """Opens the session of a registered process. A newer session of the same process takes the older one's place.
+
+        Raises:
+            DomainError: NOT_REGISTERED or JOB_ENDED.
+        """
+        job = decide.check_registered(self._engine.job(name), name, rank, instance_id)
+        if job.ended is not None:
+            raise DomainError(Reason.JOB_ENDED, f"job '{name}' has ended", job=name)
+        self._kept.discard((name, rank))
+        session = Session(name, rank, instance_id, clock.monotonic())
+        self._open[name, rank] = session
+        return session
+
+    def close(self, session: Session) -> None:
+        """Closes a session; the job is lost if it was the last one and the job has not ended."""
+        if self._open.get((session.job, session.rank)) is session:
+            del self._open[session.job, session.rank]
+            job = self._engine.job(session.job)
+            if job is not None and job.ended is None:
+                log.info("job %s: rank %d is gone at step %d", session.job, session.rank, session.step)
+
+    async def declare(
+        self, session: Session, variables: Sequence[Declaration], triggers: Sequence[TriggerSpec]
+    ) -> tuple[Job, dict[str, DomainError]]:
+        """Declares variables and triggers of a process.
+
+        Returns:
+            The job afterwards, and what was refused, by name.
+
+        Raises:
+            DomainError: NOT_REGISTERED, JOB_ENDED, or of the engine.
+        """
+        errors: dict[str, DomainError] = {}
+
+        def decision(job: Job | None) -> Payload | None:
+            known = decide.check_registered(job, session.job, session.rank, session.instance_id)
+            declared, refused = decide.declare(known, session.rank, session.instance_id, variables, triggers)
+            errors.clear()
+            errors.update(refused)
+            return declared
+
+        await self._engine.submit(session.job, decision)
+        job = decide.check_registered(self._engine.job(session.job), session.job, session.rank, session.instance_id)
+        return job, errors
+
+    async def report_apply(
+        self, session: Session, change_revision: int, step: int, outcomes: Sequence[Outcome]
+    ) -> None:
+        """Records what a process acknowledged.
+
+        Raises:
+            DomainError: What `decide.report_apply` raises, or of the engine.
+        """
+        session.step = max(session.step, step)
+        record = await self._engine.submit(
+            session.job,
+            lambda job: decide.report_apply(
+                decide.check_registered(job, session.job, session.rank, session.instance_id),
+                session.rank,
+                session.instance_id,
+                change_revision,
+                step,
+                outcomes,
+            ),
+        )
+        if record is not None and isinstance(record.payload, Applied):
+            for outcome in record.payload.outcomes:
+                self._metrics.applies.labels(outcome.status.value).inc()
+            committed = self._commit_times.get(change_revision)
+            if committed is not None and session.since <= committed:
+                self._metrics.apply_seconds.observe(clock.monotonic() - committed)
+
+    def committed(self, revision: int) -> None:
+        """Notes the moment of a change's commit, for the apply latency of those changes only that this daemon committed."""
+        self._commit_times[revision] = clock.monotonic()
+        if len(self._commit_times) > 1_000:
+            del self._commit_times[next(iter(self._commit_times))]
+
+    async def end(self, session: Session, *, failed: bool, message: str, step: int) -> None:
+        """Records the end of a job, said by its rank 0, and releases its port.
+
+        Raises:
+            DomainError: NOT_REGISTERED, LIMIT_EXCEEDED, or of the engine.
+        """
+        record = await self._engine.submit(
+            session.job,
+            lambda job: decide.end(
+                decide.check_registered(job, session.job, session.rank, session.instance_id),
+                session.rank,
+                session.instance_id,
+                failed=failed,
+                message=message,
+                step=step,
+            ),
+        )
+        if record is not None:
+            log.info("job %s has %s at step %d", session.job, "failed" if failed else "finished", step)
+            await self._ports.release(session.job)
+
+
+def _port_moved(port: int) -> Decide:
+    return lambda job: None if job is None else PortMoved(port, job.port)

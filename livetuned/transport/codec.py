@@ -1,0 +1,358 @@
+"""Between the wire's messages and the domain's values. Nothing else knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from livetune.v1 import control_pb2, job_pb2, types_pb2
+
+from livetuned.domain import names
+from livetuned.domain.decide import Declaration, Update
+from livetuned.domain.errors import DomainError, Reason
+from livetuned.domain.job import Job, TriggerState, VariableState
+from livetuned.domain.records import (
+    Applied,
+    ApplyStatus,
+    Changed,
+    Declared,
+    Ended,
+    Outcome,
+    PortMoved,
+    Process,
+    Record,
+    Registered,
+)
+from livetuned.domain.specs import Scale, TriggerSpec, VariableSpec
+from livetuned.domain.values import Value, ValueType
+from livetuned.service.sessions import JobStatus, Session
+
+_TYPES = {
+    ValueType.FLOAT: types_pb2.VARIABLE_TYPE_FLOAT,
+    ValueType.INT: types_pb2.VARIABLE_TYPE_INT,
+    ValueType.BOOL: types_pb2.VARIABLE_TYPE_BOOL,
+    ValueType.STRING: types_pb2.VARIABLE_TYPE_STRING,
+}
+_FROM_TYPES = {wire: domain for domain, wire in _TYPES.items()}
+_SCALES = {
+    Scale.UNSPECIFIED: types_pb2.SCALE_UNSPECIFIED,
+    Scale.LINEAR: types_pb2.SCALE_LINEAR,
+    Scale.LOG: types_pb2.SCALE_LOG,
+}
+_FROM_SCALES = {wire: domain for domain, wire in _SCALES.items()}
+_STATUSES = {
+    ApplyStatus.APPLIED: types_pb2.APPLY_STATUS_APPLIED,
+    ApplyStatus.REFUSED: types_pb2.APPLY_STATUS_REFUSED,
+    ApplyStatus.SUPERSEDED: types_pb2.APPLY_STATUS_SUPERSEDED,
+}
+_FROM_STATUSES = {wire: domain for domain, wire in _STATUSES.items()}
+_STATES = {
+    JobStatus.STARTING: types_pb2.JOB_STATE_STARTING,
+    JobStatus.RUNNING: types_pb2.JOB_STATE_RUNNING,
+    JobStatus.LOST: types_pb2.JOB_STATE_LOST,
+    JobStatus.FINISHED: types_pb2.JOB_STATE_FINISHED,
+    JobStatus.FAILED: types_pb2.JOB_STATE_FAILED,
+}
+
+
+def _unknown(what: str, given: object) -> DomainError:
+    return DomainError(Reason.INVALID_REQUEST, f"{what} {given} is not one this daemon knows", rule=f"a known {what}")
+
+
+def _timestamp(time_us: int) -> Timestamp:
+    return Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1_000)
+
+
+def value_to_wire(value: Value) -> types_pb2.Value:
+    """Returns a value as its message."""
+    if isinstance(value, bool):
+        return types_pb2.Value(bool_value=value)
+    if isinstance(value, int):
+        return types_pb2.Value(int_value=value)
+    if isinstance(value, float):
+        return types_pb2.Value(float_value=value)
+    return types_pb2.Value(string_value=value)
+
+
+def value_from_wire(message: types_pb2.Value) -> Value | None:
+    """Returns the value of a message, None if it holds none."""
+    kind = message.WhichOneof("kind")
+    return None if kind is None else getattr(message, kind)
+
+
+def spec_to_wire(spec: VariableSpec) -> types_pb2.VariableSpec:
+    """Returns a specification as its message."""
+    return types_pb2.VariableSpec(
+        variable_id=spec.name,
+        type=_TYPES[spec.type],
+        initial=value_to_wire(spec.initial),
+        minimum=None if spec.minimum is None else value_to_wire(spec.minimum),
+        maximum=None if spec.maximum is None else value_to_wire(spec.maximum),
+        choices=spec.choices,
+        scale=_SCALES[spec.scale],
+        unit=spec.unit,
+        doc=spec.doc,
+    )
+
+
+def _trigger_spec_to_wire(spec: TriggerSpec) -> types_pb2.TriggerSpec:
+    return types_pb2.TriggerSpec(trigger_id=spec.name, doc=spec.doc)
+
+
+def declaration_from_wire(message: job_pb2.VariableDeclaration) -> Declaration:
+    """Reads a declaration.
+
+    Raises:
+        DomainError: INVALID_REQUEST, for an unknown type or scale, or no initial value.
+    """
+    spec = message.spec
+    if spec.type not in _FROM_TYPES:
+        raise _unknown("variable type", spec.type)
+    if spec.scale not in _FROM_SCALES:
+        raise _unknown("scale", spec.scale)
+    initial = value_from_wire(spec.initial)
+    if initial is None:
+        raise DomainError(
+            Reason.INVALID_REQUEST, f"variable '{spec.variable_id}' is declared without an initial value",
+            variable=spec.variable_id, rule="an initial value",
+        )  # fmt: skip
+    current = value_from_wire(message.current)
+    return Declaration(
+        VariableSpec(
+            name=spec.variable_id,
+            type=_FROM_TYPES[spec.type],
+            initial=initial,
+            minimum=value_from_wire(spec.minimum),
+            maximum=value_from_wire(spec.maximum),
+            choices=tuple(spec.choices),
+            scale=_FROM_SCALES[spec.scale],
+            unit=spec.unit,
+            doc=spec.doc,
+        ),
+        initial if current is None else current,
+    )
+
+
+def trigger_from_wire(message: types_pb2.TriggerSpec) -> TriggerSpec:
+    """Reads a trigger's declaration."""
+    return TriggerSpec(message.trigger_id, message.doc)
+
+
+def update_from_wire(message: control_pb2.VariableUpdate) -> Update:
+    """Reads a wish for one variable."""
+    if message.WhichOneof("new_value") == "text":
+        return Update(message.variable_id, text=message.text)
+    return Update(message.variable_id, value=value_from_wire(message.value))
+
+
+def process_from_wire(message: types_pb2.Process) -> Process:
+    """Reads where a process runs, its texts shortened."""
+    return Process(
+        message.host[:200],
+        message.pid,
+        message.user[:200],
+        message.command[:1_000],
+        message.sdk_version[:100],
+    )
+
+
+def outcome_from_wire(message: types_pb2.Outcome) -> Outcome:
+    """Reads what became of a part of a change.
+
+    Raises:
+        DomainError: INVALID_REQUEST, for no target or an unknown status.
+    """
+    target = message.WhichOneof("target")
+    if target is None:
+        raise DomainError(Reason.INVALID_REQUEST, "an outcome names neither variable nor trigger", rule="a target")
+    if message.status not in _FROM_STATUSES:
+        raise _unknown("apply status", message.status)
+    return Outcome(
+        target=message.variable_id or message.trigger_id,
+        is_trigger=target == "trigger_id",
+        status=_FROM_STATUSES[message.status],
+        effective=value_from_wire(message.effective),
+        reason=message.reason,
+    )
+
+
+def change_to_wire(record: Record, changed: Changed, applies: Sequence[Record] = ()) -> types_pb2.Change:
+    """Returns a change as its message, with what was acknowledged of it."""
+    return types_pb2.Change(
+        revision=record.revision,
+        job=names.job_resource(record.job),
+        time=_timestamp(record.time_us),
+        actor=changed.actor,
+        reason=changed.reason,
+        assignments=[
+            types_pb2.Assignment(
+                variable_id=item.variable,
+                old_value=value_to_wire(item.old),
+                new_value=value_to_wire(item.new),
+            )
+            for item in changed.assignments
+        ],
+        firings=[types_pb2.Firing(trigger_id=item.trigger, number=item.number) for item in changed.firings],
+        applies=[_apply_to_wire(apply) for apply in applies],
+    )
+
+
+def _apply_to_wire(record: Record) -> types_pb2.Apply:
+    applied = record.payload
+    if not isinstance(applied, Applied):
+        raise TypeError(f"record {record.revision} is no apply")
+    return types_pb2.Apply(
+        change_revision=applied.change_revision,
+        rank=applied.rank,
+        step=applied.step,
+        outcomes=[_outcome_to_wire(item) for item in applied.outcomes],
+        time=_timestamp(record.time_us),
+    )
+
+
+def _outcome_to_wire(outcome: Outcome) -> types_pb2.Outcome:
+    message = types_pb2.Outcome(
+        status=_STATUSES[outcome.status],
+        effective=None if outcome.effective is None else value_to_wire(outcome.effective),
+        reason=outcome.reason,
+    )
+    if outcome.is_trigger:
+        message.trigger_id = outcome.target
+    else:
+        message.variable_id = outcome.target
+    return message
+
+
+def event_to_wire(record: Record) -> control_pb2.Event:
+    """Returns a record as a watch shows it."""
+    event = control_pb2.Event(
+        revision=record.revision, time=_timestamp(record.time_us), job=names.job_resource(record.job)
+    )
+    payload = record.payload
+    if isinstance(payload, Registered):
+        event.registered.run = payload.run
+        event.registered.port = payload.port
+        event.registered.rank = payload.rank
+        event.registered.resumed = payload.resumed
+        event.registered.process.CopyFrom(_process_to_wire(payload.process))
+    elif isinstance(payload, Declared):
+        for item in payload.variables:
+            event.declared.variables.add(
+                name=names.variable_resource(record.job, item.spec.name),
+                spec=spec_to_wire(item.spec),
+                desired=value_to_wire(item.desired),
+                revision=record.revision,
+            )
+        event.declared.triggers.extend(_trigger_spec_to_wire(spec) for spec in payload.triggers)
+    elif isinstance(payload, Changed):
+        event.change.CopyFrom(change_to_wire(record, payload))
+    elif isinstance(payload, Applied):
+        event.apply.CopyFrom(_apply_to_wire(record))
+    elif isinstance(payload, Ended):
+        event.ended.state = types_pb2.JOB_STATE_FAILED if payload.failed else types_pb2.JOB_STATE_FINISHED
+        event.ended.message = payload.message
+    elif isinstance(payload, PortMoved):
+        event.port_moved.port = payload.port
+        event.port_moved.previous_port = payload.previous
+    return event
+
+
+def _process_to_wire(process: Process) -> types_pb2.Process:
+    return types_pb2.Process(
+        host=process.host,
+        pid=process.pid,
+        user=process.user,
+        command=process.command,
+        sdk_version=process.sdk_version,
+    )
+
+
+def job_to_wire(job: Job, status: JobStatus, sessions: Sequence[Session], *, full: bool) -> types_pb2.Job:
+    """Returns a job as its message.
+
+    Args:
+        job: The job's state.
+        status: What it is doing.
+        sessions: Its open sessions.
+        full: Whether variables and triggers are included.
+    """
+    steps = {session.rank: session.step for session in sessions}
+    ended_step = 0 if job.ended is None else job.ended.step
+    applied_steps = (value.step for state in job.variables.values() for value in state.applied.values())
+    message = types_pb2.Job(
+        name=names.job_resource(job.name),
+        state=_STATES[status],
+        port=job.port,
+        run=job.run,
+        registered_time=_timestamp(job.registered_us),
+        ended_time=_timestamp(job.ended_us) if job.ended is not None else None,
+        end_message="" if job.ended is None else job.ended.message,
+        revision=job.revision,
+        step=max([0, ended_step, *steps.values(), *applied_steps]),
+        ranks=[
+            types_pb2.Rank(
+                rank=rank,
+                connected=rank in steps,
+                step=max(0, steps.get(rank, 0)),
+                process=_process_to_wire(state.process),
+            )
+            for rank, state in sorted(job.ranks.items())
+        ],
+    )
+    if full:
+        message.variables.extend(_variable_to_wire(job.name, state) for state in job.variables.values())
+        message.triggers.extend(_trigger_to_wire(job.name, state) for state in job.triggers.values())
+    return message
+
+
+def _variable_to_wire(job: str, state: VariableState) -> types_pb2.Variable:
+    return types_pb2.Variable(
+        name=names.variable_resource(job, state.spec.name),
+        spec=spec_to_wire(state.spec),
+        desired=value_to_wire(state.desired),
+        revision=state.revision,
+        applied=[
+            types_pb2.AppliedValue(
+                rank=rank, value=value_to_wire(value.value), revision=value.revision, step=value.step
+            )
+            for rank, value in sorted(state.applied.items())
+        ],
+    )
+
+
+def _trigger_to_wire(job: str, state: TriggerState) -> types_pb2.Trigger:
+    return types_pb2.Trigger(
+        name=names.trigger_resource(job, state.spec.name),
+        spec=_trigger_spec_to_wire(state.spec),
+        fired=state.fired,
+        consumed=state.fired - len(state.pending),
+        revision=state.revision,
+    )
+
+
+def declare_result(
+    job: Job, variables: Sequence[str], triggers: Sequence[str], errors: Mapping[str, DomainError]
+) -> job_pb2.DeclareResult:
+    """Returns where declared variables and triggers stand, in the order of the declarations."""
+    result = job_pb2.DeclareResult()
+    for name in variables:
+        if name in errors:
+            result.variables.add(variable_id=name, error=_declaration_error(errors[name]))
+        else:
+            state = job.variables[name]
+            result.variables.add(
+                variable_id=name,
+                desired=value_to_wire(state.desired),
+                revision=state.revision,
+                from_change=state.from_change,
+            )
+    for name in triggers:
+        if name in errors:
+            result.triggers.add(trigger_id=name, error=_declaration_error(errors[name]))
+        else:
+            result.triggers.add(trigger_id=name, pending_revisions=job.triggers[name].pending)
+    return result
+
+
+def _declaration_error(error: DomainError) -> job_pb2.DeclarationError:
+    return job_pb2.DeclarationError(reason=error.reason.name, message=error.message)

@@ -1,0 +1,160 @@
+"""JobService: what training processes ask. A session is one task that reads and one that tells what was committed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import grpc
+from livetune.v1 import job_pb2, job_pb2_grpc
+
+from livetuned.domain.errors import DomainError, Reason
+from livetuned.domain.records import Changed
+from livetuned.service import sessions
+from livetuned.service.hub import Cursor
+from livetuned.transport import codec
+from livetuned.transport.control import Service, scoped_job
+
+log = logging.getLogger(__name__)
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Responses = asyncio.Queue[job_pb2.SessionResponse | Exception | None]
+
+_UNSENT = 64
+"""Responses that may wait for a slow process, a count. A full queue holds its reader and its cursor back, nobody else."""
+
+
+class JobService(job_pb2_grpc.JobServiceServicer):
+    """The service, for all jobs or scoped to one.
+
+    Args:
+        service: The parts to call.
+        scope: The only job it speaks of, ``""`` for all.
+    """
+
+    def __init__(self, service: Service, scope: str = "") -> None:
+        self._s = service
+        self._scope = scope
+
+    async def Register(  # noqa: N802 - the name in the contract
+        self, request: job_pb2.RegisterRequest, context: _Context
+    ) -> job_pb2.RegisterResponse:
+        """Registers a process as a rank of a job."""
+        job, revision = await self._s.sessions.register(
+            scoped_job(self._scope, request.job),
+            rank=request.rank,
+            world_size=request.world_size or 1,
+            instance_id=request.instance_id,
+            process=codec.process_from_wire(request.process),
+        )
+        return job_pb2.RegisterResponse(store_id=self._s.engine.store_id, run=job.run, port=job.port, revision=revision)
+
+    async def Session(  # noqa: N802
+        self, request_iterator: AsyncIterator[job_pb2.SessionRequest], context: _Context
+    ) -> AsyncIterator[job_pb2.SessionResponse]:
+        """Holds the conversation with one process; its lease lasts as long."""
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("message") != "open":
+            raise DomainError(Reason.INVALID_REQUEST, "a session begins with `open`", rule="open first")
+        opening = first.open
+        session = self._s.sessions.open(scoped_job(self._scope, opening.job), opening.rank, opening.instance_id)
+        engine = self._s.engine
+        after = opening.after_revision
+        if not 0 <= after <= engine.revision:
+            raise DomainError(
+                Reason.STORE_REPLACED,
+                f"revision {after} is not one of this store",
+                rule=f"<= {engine.revision}",
+            )
+        responses: _Responses = asyncio.Queue(_UNSENT)
+        tasks = [
+            asyncio.create_task(_or_error(self._listen(session, request_iterator, responses), responses)),
+            asyncio.create_task(_or_error(_tell(self._s.hub.cursor(after, session.job), responses), responses)),
+        ]
+        try:
+            yield job_pb2.SessionResponse(
+                opened=job_pb2.SessionOpened(store_id=engine.store_id, revision=engine.revision)
+            )
+            while (response := await responses.get()) is not None:
+                if isinstance(response, Exception):
+                    raise response
+                yield response
+        finally:
+            for task in tasks:
+                task.cancel()
+            self._s.sessions.close(session)
+
+    async def _listen(
+        self, session: sessions.Session, requests: AsyncIterator[job_pb2.SessionRequest], responses: _Responses
+    ) -> None:
+        async for request in requests:
+            kind = request.WhichOneof("message")
+            if kind == "declare":
+                await responses.put(await self._declare(session, request.declare))
+            elif kind == "apply":
+                await self._apply(session, request.apply, responses)
+            elif kind == "progress":
+                session.step = max(session.step, request.progress.step)
+            elif kind == "end":
+                ending = request.end
+                await self._s.sessions.end(session, failed=ending.failed, message=ending.message, step=ending.step)
+                await responses.put(job_pb2.SessionResponse(end_recorded=job_pb2.EndRecorded()))
+                break
+            else:
+                raise DomainError(Reason.INVALID_REQUEST, f"`{kind}` has no place in an open session", rule="open once")
+        await responses.put(None)
+
+    async def _declare(self, session: sessions.Session, message: job_pb2.Declare) -> job_pb2.SessionResponse:
+        errors: dict[str, DomainError] = {}
+        declarations = []
+        for item in message.variables:
+            try:
+                declarations.append(codec.declaration_from_wire(item))
+            except DomainError as error:
+                errors[item.spec.variable_id] = error
+        triggers = [codec.trigger_from_wire(item) for item in message.triggers]
+        job, refused = await self._s.sessions.declare(session, declarations, triggers)
+        for name, refusal in refused.items():
+            log.warning("job %s: declaration of %r refused: %s", session.job, name[:200], refusal.message)
+        return job_pb2.SessionResponse(
+            declared=codec.declare_result(
+                job,
+                [item.spec.variable_id for item in message.variables],
+                [item.trigger_id for item in message.triggers],
+                {**refused, **errors},
+            )
+        )
+
+    async def _apply(self, session: sessions.Session, report: job_pb2.ApplyReport, responses: _Responses) -> None:
+        try:
+            outcomes = [codec.outcome_from_wire(item) for item in report.outcomes]
+            await self._s.sessions.report_apply(session, report.change_revision, report.step, outcomes)
+        except DomainError as error:
+            if error.reason in (Reason.NOT_REGISTERED, Reason.STORE_FULL, Reason.SHUTTING_DOWN):
+                raise
+            # A report that can't be kept would be repeated for ever if it ended the stream: it is noted and taken as said.
+            log.warning("job %s: acknowledgement of %d not kept: %s", session.job, report.change_revision, error)
+        await responses.put(
+            job_pb2.SessionResponse(
+                apply_recorded=job_pb2.ApplyRecorded(
+                    change_revision=report.change_revision,
+                    trigger_id=next((item.trigger_id for item in report.outcomes if item.trigger_id), ""),
+                )
+            )
+        )
+
+
+async def _tell(cursor: Cursor, responses: _Responses) -> None:
+    while True:
+        for record in await cursor.next():
+            if isinstance(record.payload, Changed):
+                await responses.put(job_pb2.SessionResponse(change=codec.change_to_wire(record, record.payload)))
+
+
+async def _or_error(work: Coroutine[None, None, None], responses: _Responses) -> None:
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 - it ends the stream, and is mapped to a status there
+        await responses.put(error)

@@ -1,0 +1,284 @@
+"""Owns the vocabulary of the session: the events it takes, the actions it asks for, the messages it sends. Data only."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from livetune.specs import Scalar, TriggerSpec, VariableSpec
+
+# --- Messages to the daemon -------------------------------------------------------------------------------------------
+
+
+class Status(enum.Enum):
+    """What became of one part of a change."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True)
+class Open:
+    """First message of a stream: who speaks, and from which revision on it wants changes."""
+
+    after_revision: int
+
+
+@dataclass(frozen=True)
+class Declare:
+    """Variables with the value in use, and triggers."""
+
+    variables: tuple[tuple[VariableSpec, Scalar], ...]
+    triggers: tuple[TriggerSpec, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one assignment or firing."""
+
+    name: str
+    status: Status
+    effective: Scalar | None = None
+    """The value in use from here on; None for a trigger."""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Acknowledges the assignments of a change, or one firing of it (`trigger` then names the trigger)."""
+
+    revision: int
+    step: int
+    outcomes: tuple[Outcome, ...]
+    trigger: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the program is."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class End:
+    """The program is about to leave for good."""
+
+    failed: bool
+    message: str
+    step: int
+
+
+Message = Open | Declare | Report | Progress | End
+
+# --- Events -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VariableDeclared:
+    """The program declared a variable."""
+
+    spec: VariableSpec
+
+
+@dataclass(frozen=True)
+class TriggerDeclared:
+    """The program declared a trigger."""
+
+    spec: TriggerSpec
+
+
+@dataclass(frozen=True)
+class SafePoint:
+    """The program is at its safe point."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class FiringConsumed:
+    """The program consumed the oldest visible firing of a trigger."""
+
+    trigger: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """About a second has passed; `step` is where the program is."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The program ends."""
+
+    failed: bool
+    message: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The daemon registered this process."""
+
+    store_id: str
+    run: int
+    port: int
+    revision: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The daemon opened the stream."""
+
+    store_id: str
+    revision: int
+
+
+@dataclass(frozen=True)
+class VariableAnswer:
+    """Where a declared variable stands at the daemon."""
+
+    name: str
+    desired: Scalar | None
+    revision: int
+    from_change: bool
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class TriggerAnswer:
+    """Where a declared trigger stands at the daemon."""
+
+    name: str
+    pending: tuple[int, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The daemon's answer to one `Declare`."""
+
+    variables: tuple[VariableAnswer, ...] = ()
+    triggers: tuple[TriggerAnswer, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChangeReceived:
+    """A change of this job. A value is None where the daemon sent none that can be read."""
+
+    revision: int
+    assignments: tuple[tuple[str, Scalar | None], ...] = ()
+    firings: tuple[str, ...] = ()
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True)
+class ReportRecorded:
+    """The daemon has a report on disk."""
+
+    revision: int
+    trigger: str = ""
+
+
+@dataclass(frozen=True)
+class EndRecorded:
+    """The daemon has the end on disk."""
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The stream or the registration broke. `position_refused` if the daemon refused our `after_revision`."""
+
+    position_refused: bool = False
+
+
+ProgramEvent = VariableDeclared | TriggerDeclared | SafePoint | FiringConsumed | Tick | Finish
+DaemonEvent = Registered | Opened | Declared | ChangeReceived | ReportRecorded | EndRecorded | Disconnected
+Event = ProgramEvent | DaemonEvent
+
+# --- Actions ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Send:
+    """Put a message on the stream."""
+
+    message: Message
+
+
+@dataclass(frozen=True)
+class Pending:
+    """There is something to do at the next safe point."""
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Give a variable a value."""
+
+    name: str
+    value: Scalar
+    revision: int
+    step: int
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Show:
+    """Make firings of a trigger visible."""
+
+    trigger: str
+    firings: int
+
+
+@dataclass(frozen=True)
+class AppliedChange:
+    """A change that took effect in this process.
+
+    Attributes:
+        revision: revision of the change; 0 if the value was taken over from the run that this process continues, and no
+            change had set it.
+        step: the job's step at whose safe point it took effect.
+        values: old and new value per variable.
+        reason: why, in the words of whoever asked.
+        actor: who asked for it.
+    """
+
+    revision: int
+    step: int
+    values: dict[str, tuple[Scalar, Scalar]] = field(default_factory=dict)
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Add a change to the job's list of applied changes."""
+
+    change: AppliedChange
+
+
+@dataclass(frozen=True)
+class Warn:
+    """Tell the user something, once."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Reconnect:
+    """Give up this stream and begin anew with a registration."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The daemon knows that the program ended; nothing is left to say."""
+
+
+Action = Send | Pending | Assign | Show | Record | Warn | Reconnect | Ended

@@ -1,0 +1,136 @@
+"""Owns `Variable`: the value that training code reads, and what is known about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+from livetune.arithmetic import Arithmetic
+from livetune.specs import Scalar, VariableSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Variable"]
+
+T_co = TypeVar("T_co", bound=Scalar, covariant=True)
+
+
+class Variable(Arithmetic, Generic[T_co]):
+    """A value of a running job that can be changed from outside. Made by `Job.variable`.
+
+    It changes at the job's safe point, ``job.step()``, and at no other time, so between two safe points every read gives
+    the same value. ``var.value`` and ``var()`` read it; in expressions the variable stands for its value.
+
+    Reading is safe from any thread. Pickling, and so passing it to another process, gives an inert copy that keeps the
+    value it had; ``copy.copy`` and ``copy.deepcopy`` give the variable itself.
+
+    Attributes:
+        value: the value in use, of the type of the initial value. Read-only.
+    """
+
+    __slots__ = ("__weakref__", "_applied_step", "_changed", "_revision", "_spec", "value")
+
+    value: T_co
+    _spec: VariableSpec
+    _revision: int
+    _applied_step: int
+    _changed: bool
+
+    def __init__(self, spec: VariableSpec, value: Scalar, revision: int = 0, applied_step: int = 0) -> None:
+        object.__setattr__(self, "_spec", spec)
+        self._put(value, revision, applied_step, changed=False)
+
+    def _put(self, value: Scalar, revision: int, step: int, *, changed: bool) -> None:
+        """Take over a value; for the job at its safe point only."""
+        put = object.__setattr__
+        put(self, "value", value)
+        put(self, "_revision", revision)
+        put(self, "_applied_step", step)
+        put(self, "_changed", changed)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        if name == "value":
+            raise AttributeError(
+                f"variable {self.name!r} is not assigned to in the program: it is changed from outside, with "
+                f"`ltctl set JOB {self.name}={value}`, and takes effect at job.step()"
+            )
+        raise AttributeError(f"variable {self.name!r}: attribute {name!r} cannot be set")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"variable {self.name!r}: attribute {name!r} cannot be deleted")
+
+    def __call__(self) -> T_co:
+        """Read the value in use."""
+        return self.value
+
+    def changed(self) -> bool:
+        """Say whether the value was changed from outside since the last call; asking clears it.
+
+        A change that sets the value it already has does not count.
+        """
+        if not self._changed:
+            return False
+        object.__setattr__(self, "_changed", False)
+        return True
+
+    @property
+    def name(self) -> str:
+        """Name within the job."""
+        return self._spec.name
+
+    @property
+    def unit(self) -> str:
+        """Unit of the value as a person reads it, or ''."""
+        return self._spec.unit
+
+    @property
+    def doc(self) -> str:
+        """One sentence for whoever is about to change it, or ''."""
+        return self._spec.doc
+
+    @property
+    def min(self) -> float | int | None:
+        """Smallest value allowed, or None."""
+        return self._spec.minimum
+
+    @property
+    def max(self) -> float | int | None:
+        """Largest value allowed, or None."""
+        return self._spec.maximum
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        """The values allowed, or None for any."""
+        return self._spec.choices
+
+    @property
+    def revision(self) -> int:
+        """Revision of the change that the value comes from; 0 while no change has set it."""
+        return self._revision
+
+    @property
+    def applied_step(self) -> int:
+        """The job's step at whose safe point the value took effect; 0 for the initial value."""
+        return self._applied_step
+
+    def __repr__(self) -> str:
+        spec = self._spec
+        parts = [f"{spec.name}={self.value!r}{f' {spec.unit}' if spec.unit else ''}"]
+        parts += [
+            f"{word}={bound!r}"
+            for word, bound in (("min", spec.minimum), ("max", spec.maximum), ("choices", spec.choices))
+            if bound is not None
+        ]
+        if self._revision:
+            parts.append(f"revision {self._revision} since step {self._applied_step}")
+        return f"<Variable {', '.join(parts)}>"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # A model that holds its variable stays tuned when it is copied; a frozen copy would look alive and be dead.
+        return self
+
+    def __reduce__(self) -> tuple[type[Variable[Any]], tuple[VariableSpec, Scalar, int, int]]:
+        return Variable, (self._spec, self.value, self._revision, self._applied_step)

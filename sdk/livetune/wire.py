@@ -1,0 +1,261 @@
+"""Owns the translation between protobuf and plain values: the only module that knows both. Importing it loads protobuf."""
+
+from __future__ import annotations
+
+import math
+
+from livetune import messages as m
+from livetune.errors import WireError
+from livetune.specs import Kind, Scalar, Scale, TriggerSpec, VariableSpec
+from livetune.v1 import job_pb2, types_pb2
+
+__all__ = [
+    "event_from_response",
+    "job_name",
+    "parse_job_name",
+    "parse_trigger_name",
+    "parse_variable_name",
+    "request_from_message",
+    "trigger_name",
+    "value_from_proto",
+    "value_to_proto",
+    "variable_name",
+]
+
+_KINDS = {
+    Kind.FLOAT: types_pb2.VARIABLE_TYPE_FLOAT,
+    Kind.INT: types_pb2.VARIABLE_TYPE_INT,
+    Kind.BOOL: types_pb2.VARIABLE_TYPE_BOOL,
+    Kind.STR: types_pb2.VARIABLE_TYPE_STRING,
+}
+_SCALES = {None: types_pb2.SCALE_UNSPECIFIED, Scale.LINEAR: types_pb2.SCALE_LINEAR, Scale.LOG: types_pb2.SCALE_LOG}
+_STATUSES = {
+    m.Status.APPLIED: types_pb2.APPLY_STATUS_APPLIED,
+    m.Status.REFUSED: types_pb2.APPLY_STATUS_REFUSED,
+    m.Status.SUPERSEDED: types_pb2.APPLY_STATUS_SUPERSEDED,
+}
+
+# --- Values -----------------------------------------------------------------------------------------------------------
+
+
+def value_to_proto(value: Scalar) -> types_pb2.Value:
+    """Translate a plain value; its Python type decides the kind.
+
+    Raises:
+        WireError: if it is none of float, int of 64 bits, bool and str, or a float that is not finite.
+    """
+    if isinstance(value, bool):
+        return types_pb2.Value(bool_value=value)
+    if isinstance(value, int):
+        try:
+            return types_pb2.Value(int_value=value)
+        except ValueError:
+            raise WireError(f"an int must fit in 64 bits, got {value!r}") from None
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise WireError(f"a float must be finite, got {value!r}")
+        return types_pb2.Value(float_value=value)
+    if isinstance(value, str):
+        return types_pb2.Value(string_value=value)
+    raise WireError(f"a value is a float, int, bool or str, got {value!r} of type {type(value).__name__}")
+
+
+def value_from_proto(value: types_pb2.Value) -> Scalar:
+    """Translate a value from the wire.
+
+    Raises:
+        WireError: if no kind is set, or one that this version does not know.
+    """
+    kind = value.WhichOneof("kind")
+    if kind == "float_value":
+        return value.float_value
+    if kind == "int_value":
+        return value.int_value
+    if kind == "bool_value":
+        return value.bool_value
+    if kind == "string_value":
+        return value.string_value
+    raise WireError("the value on the wire has no kind that this version knows")
+
+
+def _value_or_none(value: types_pb2.Value) -> Scalar | None:
+    # What cannot be read must not end the stream: the session refuses it for that one variable.
+    return value_from_proto(value) if value.WhichOneof("kind") else None
+
+
+# --- Resource names ---------------------------------------------------------------------------------------------------
+
+
+def job_name(job: str) -> str:
+    """Return the resource name of a job, as in ``jobs/vgg``."""
+    return f"jobs/{job}"
+
+
+def variable_name(job: str, variable: str) -> str:
+    """Return the resource name of a variable, as in ``jobs/vgg/variables/lr``."""
+    return f"jobs/{job}/variables/{variable}"
+
+
+def trigger_name(job: str, trigger: str) -> str:
+    """Return the resource name of a trigger, as in ``jobs/vgg/triggers/save``."""
+    return f"jobs/{job}/triggers/{trigger}"
+
+
+def parse_job_name(name: str) -> str:
+    """Return the job of ``jobs/{job}``.
+
+    Raises:
+        WireError: if `name` is anything else.
+    """
+    (job,) = _parse(name, "jobs")
+    return job
+
+
+def parse_variable_name(name: str) -> tuple[str, str]:
+    """Return job and variable of ``jobs/{job}/variables/{variable}``.
+
+    Raises:
+        WireError: if `name` is anything else.
+    """
+    job, variable = _parse(name, "jobs", "variables")
+    return job, variable
+
+
+def parse_trigger_name(name: str) -> tuple[str, str]:
+    """Return job and trigger of ``jobs/{job}/triggers/{trigger}``.
+
+    Raises:
+        WireError: if `name` is anything else.
+    """
+    job, trigger = _parse(name, "jobs", "triggers")
+    return job, trigger
+
+
+def _parse(name: str, *collections: str) -> list[str]:
+    parts = name.split("/")
+    if tuple(parts[0::2]) != collections or len(parts) != 2 * len(collections) or not all(parts):
+        pattern = "/".join(f"{collection}/NAME" for collection in collections)
+        raise WireError(f"resource name {name!r} is not of the form {pattern}")
+    return parts[1::2]
+
+
+# --- The session's messages -------------------------------------------------------------------------------------------
+
+
+def spec_to_proto(spec: VariableSpec) -> types_pb2.VariableSpec:
+    """Translate the declaration of a variable."""
+    return types_pb2.VariableSpec(
+        variable_id=spec.name,
+        type=_KINDS[spec.kind],
+        initial=value_to_proto(spec.initial),
+        minimum=None if spec.minimum is None else value_to_proto(spec.minimum),
+        maximum=None if spec.maximum is None else value_to_proto(spec.maximum),
+        choices=spec.choices or (),
+        scale=_SCALES[spec.scale],
+        unit=spec.unit,
+        doc=spec.doc,
+    )
+
+
+def request_from_message(message: m.Message, *, job: str, instance_id: str, rank: int) -> job_pb2.SessionRequest:
+    """Translate a message of the session; the keywords say who speaks, for the opening one."""
+    if isinstance(message, m.Open):
+        opening = job_pb2.SessionOpen(
+            job=job_name(job), instance_id=instance_id, rank=rank, after_revision=message.after_revision
+        )
+        return job_pb2.SessionRequest(open=opening)
+    if isinstance(message, m.Declare):
+        return job_pb2.SessionRequest(declare=_declare(message))
+    if isinstance(message, m.Report):
+        return job_pb2.SessionRequest(apply=_report(message))
+    if isinstance(message, m.Progress):
+        return job_pb2.SessionRequest(progress=job_pb2.Progress(step=message.step))
+    return job_pb2.SessionRequest(end=job_pb2.End(failed=message.failed, message=message.message, step=message.step))
+
+
+def _declare(message: m.Declare) -> job_pb2.Declare:
+    return job_pb2.Declare(
+        variables=[
+            job_pb2.VariableDeclaration(spec=spec_to_proto(spec), current=value_to_proto(current))
+            for spec, current in message.variables
+        ],
+        triggers=[_trigger(spec) for spec in message.triggers],
+    )
+
+
+def _trigger(spec: TriggerSpec) -> types_pb2.TriggerSpec:
+    return types_pb2.TriggerSpec(trigger_id=spec.name, doc=spec.doc)
+
+
+def _report(message: m.Report) -> job_pb2.ApplyReport:
+    return job_pb2.ApplyReport(
+        change_revision=message.revision,
+        step=message.step,
+        outcomes=[_outcome(outcome, is_trigger=bool(message.trigger)) for outcome in message.outcomes],
+    )
+
+
+def _outcome(outcome: m.Outcome, *, is_trigger: bool) -> types_pb2.Outcome:
+    status = _STATUSES[outcome.status]
+    if is_trigger:
+        return types_pb2.Outcome(trigger_id=outcome.name, status=status, reason=outcome.reason)
+    effective = None if outcome.effective is None else value_to_proto(outcome.effective)
+    return types_pb2.Outcome(variable_id=outcome.name, status=status, effective=effective, reason=outcome.reason)
+
+
+def registered_from_response(response: job_pb2.RegisterResponse) -> m.Registered:
+    """Translate the answer to a registration."""
+    return m.Registered(response.store_id, response.run, response.port, response.revision)
+
+
+def event_from_response(response: job_pb2.SessionResponse) -> m.DaemonEvent | None:
+    """Translate what the daemon said on the stream; None if it is nothing that this version knows."""
+    kind = response.WhichOneof("message")
+    if kind == "change":
+        return _change(response.change)
+    if kind == "apply_recorded":
+        return m.ReportRecorded(response.apply_recorded.change_revision, response.apply_recorded.trigger_id)
+    if kind == "declared":
+        return _declared(response.declared)
+    if kind == "opened":
+        return m.Opened(response.opened.store_id, response.opened.revision)
+    if kind == "end_recorded":
+        return m.EndRecorded()
+    return None
+
+
+def _change(change: types_pb2.Change) -> m.ChangeReceived:
+    return m.ChangeReceived(
+        revision=change.revision,
+        assignments=tuple((item.variable_id, _value_or_none(item.new_value)) for item in change.assignments),
+        firings=tuple(firing.trigger_id for firing in change.firings),
+        reason=change.reason,
+        actor=change.actor,
+    )
+
+
+def _declared(result: job_pb2.DeclareResult) -> m.Declared:
+    return m.Declared(
+        variables=tuple(
+            m.VariableAnswer(
+                name=state.variable_id,
+                desired=_value_or_none(state.desired),
+                revision=state.revision,
+                from_change=state.from_change,
+                error=_error(state.error) if state.HasField("error") else "",
+            )
+            for state in result.variables
+        ),
+        triggers=tuple(
+            m.TriggerAnswer(
+                name=state.trigger_id,
+                pending=tuple(state.pending_revisions),
+                error=_error(state.error) if state.HasField("error") else "",
+            )
+            for state in result.triggers
+        ),
+    )
+
+
+def _error(error: job_pb2.DeclarationError) -> str:
+    return error.message or error.reason or "refused without a reason"
