@@ -193,13 +193,16 @@ def _open(path: Path, fsync: bool) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=0, isolation_level=None)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA mmap_size = 0")
+        # Before anything is written: what is not ours must stay as it is.
+        empty = _check_schema(connection, path)
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise StoreOpenError(f"{path}: this file system does not allow SQLite's write-ahead log")
         connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'OFF'}")
         # WAL takes its lock with the first transaction.
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("COMMIT")
-        _check_schema(connection, path)
+        if empty:
+            _create_schema(connection)
     except (OSError, sqlite3.Error, StoreOpenError) as error:
         if connection is not None:
             connection.close()
@@ -212,17 +215,22 @@ def _open(path: Path, fsync: bool) -> sqlite3.Connection:
     return connection
 
 
-def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
+def _create_schema(connection: sqlite3.Connection) -> None:
+    connection.executescript(_SCHEMA)
+    connection.execute("INSERT INTO meta VALUES ('store_id', ?)", (secrets.token_hex(16),))
+    connection.execute("COMMIT")
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> bool:
+    """Returns whether the file is empty, to become a store."""
     if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-        connection.executescript(_SCHEMA)
-        connection.execute("INSERT INTO meta VALUES ('store_id', ?)", (secrets.token_hex(16),))
-        connection.execute("COMMIT")
-        return
+        return True
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise StoreOpenError(f"{path} is a SQLite database, but not one of livetuned")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
         raise StoreOpenError(f"{path} has schema version {version}; this livetuned knows version {SCHEMA_VERSION}")
+    return False
 
 
 def _recover(connection: sqlite3.Connection) -> tuple[str, int, bytes]:
