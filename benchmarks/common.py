@@ -1,0 +1,78 @@
+"""What benchmarks share: the machine, LiveTune's environment, quantiles, and writing results and tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+CLASSIC_VERSION = "0.0.8"
+CLASSIC_PYTHON = HERE / ".venv-livetune" / "bin" / "python"
+
+
+def classic_environment() -> None:
+    """Installs LiveTune into an environment of its own: its licence and ours do not mix, nor do their dependencies."""
+    if not CLASSIC_PYTHON.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(CLASSIC_PYTHON.parent.parent)], check=True)
+    pip = [str(CLASSIC_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, f"LiveTune=={CLASSIC_VERSION}"], check=True)
+
+
+def machine() -> dict[str, object]:
+    """Describes the machine and the versions that were measured."""
+    model = next(
+        (row.split(":", 1)[1].strip() for row in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in row),
+        "",
+    )
+    return {
+        "cpu": model or platform.machine(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "grpcio": version("grpcio"),
+        "protobuf": version("protobuf"),
+        "livetuned": version("livetuned"),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Returns the value below which the share of the values lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def write_results(name: str, results: dict[str, object], tables: dict[str, list[list[str]]]) -> None:
+    """Writes results/NAME.json and replaces the tables between their markers in README.md."""
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    readme = HERE / "README.md"
+    text = readme.read_text()
+    for table, (head, *rows) in tables.items():
+        lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+        block = "\n".join(lines)
+        print(f"\n{table}\n{block}")
+        begin, end = f"<!-- {table} -->", f"<!-- end {table} -->"
+        text, found = re.subn(
+            re.escape(begin) + ".*?" + re.escape(end),
+            lambda _, b=begin, e=end, t=block: f"{b}\n{t}\n{e}",
+            text,
+            flags=re.DOTALL,
+        )
+        if not found:
+            raise RuntimeError(f"benchmarks/README.md has no place for table {table}")
+    about = results.get("machine")
+    if isinstance(about, dict):
+        about_line = ", ".join(f"{key} {value}" for key, value in about.items())
+        marker = f"<!-- machine {name} -->"
+        text = re.sub(re.escape(marker) + ".*", lambda _: f"{marker} {about_line}", text)
+    readme.write_text(text)

@@ -1,0 +1,58 @@
+"""Cost of reads and of an idle safe point, in nanoseconds, as JSON. Run with `ours` or `classic`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import timeit
+from collections.abc import Callable
+
+NUMBER, REPEATS = 200_000, 15
+
+
+class Plain:
+    """What a program has without us: an attribute."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.1
+
+
+def nanoseconds(statement: str, **names: object) -> dict[str, float]:
+    timer = timeit.Timer(statement, globals=names)
+    timer.timeit(NUMBER)
+    # The empty loop is timed beside it, so that what is left is the statement.
+    runs = []
+    for _ in range(REPEATS):
+        empty = timeit.Timer("pass").timeit(NUMBER)
+        runs.append((timer.timeit(NUMBER) - empty) / NUMBER * 1e9)
+    return {"median": statistics.median(runs), "min": min(runs), "max": max(runs), "runs": REPEATS}
+
+
+def ours(results: dict[str, dict[str, float]], timed: Callable[..., dict[str, float]]) -> None:
+    import livetune
+
+    for count in (1, 100):
+        job = livetune.init(f"bench-reads-{count}")
+        variables = [job.variable(f"x{number}", 0.1) for number in range(count)]
+        job.wait_connected(20)
+        if count == 1:
+            results["var.value"] = timed("v.value", v=variables[0])
+            results["var()"] = timed("v()", v=variables[0])
+            results["float(var)"] = timed("float(v)", v=variables[0])
+        results[f"job.step(), {count} variable{'s' * (count > 1)}"] = timed("step()", step=job.step)
+        job.finish()
+
+
+def classic(results: dict[str, dict[str, float]], timed: Callable[..., dict[str, float]]) -> None:
+    from LiveTune.liveVar import liveVar
+
+    results["LiveTune var()"] = timed("v()", v=liveVar(0.1, "x"))
+
+
+results: dict[str, dict[str, float]] = {"plain attribute": nanoseconds("p.value", p=Plain())}
+{"ours": ours, "classic": classic}[sys.argv[1]](results, nanoseconds)
+sys.stdout.write("\n" + json.dumps(results) + "\n")
+sys.stdout.flush()
