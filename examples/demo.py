@@ -63,7 +63,7 @@ class Demo:
         self.job: subprocess.Popen[bytes] | None = None
         self.begun = time.monotonic()
 
-    # -- processes --------------------------------------------------------------------------------------------------
+    # -- processes --
 
     def start_daemon(self) -> None:
         """Start the daemon and wait for its line."""
@@ -84,7 +84,10 @@ class Demo:
         """Start the training job as a process of its own."""
         with (self.out / "job.log").open("w") as log:
             self.job = subprocess.Popen(
-                [sys.executable, HERE / "digits_layercollapse.py", "--job", JOB, "--out", self.out, "--max-steps", "100000"],
+                [
+                    sys.executable, HERE / "digits_layercollapse.py", "--job", JOB, "--out", self.out,
+                    "--max-steps", "100000",
+                ],
                 stdout=log, stderr=subprocess.STDOUT, env=self.environment,
             )  # fmt: skip
 
@@ -100,7 +103,7 @@ class Demo:
                     process.wait()
         shutil.rmtree(self.run_folder, ignore_errors=True)
 
-    # -- what the person sees -----------------------------------------------------------------------------------------
+    # -- what the person sees --
 
     def ltctl(self, *arguments: str, exit_code: int = 0, quiet: bool = False) -> str:
         """Type an `ltctl` command, show what it prints, check its exit code, return its standard output."""
@@ -137,7 +140,7 @@ class Demo:
         tail = f", slopes {' '.join(f'{slope:.2f}' for slope in slopes)}" if slopes else ""
         print(f"  (the job: step {step}, test accuracy {accuracy:.1%}{tail})", flush=True)
 
-    # -- the acts -------------------------------------------------------------------------------------------------------
+    # -- the acts --
 
     def look(self) -> int:
         """List and describe; return the job's port."""

@@ -78,7 +78,7 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
     hub = Hub(store)
     engine = Engine(store, hub, metrics)
     # Ports and servers need each other: a port is served by the servers, whose methods register jobs with ports.
-    ports = Ports(*config.job_ports, lambda port, job: servers.listen_job(port, job))
+    ports = Ports(*config.job_ports, lambda port, job: servers.listen_job(port, job))  # noqa: PLW0108 - `servers` is made below
     sessions = Sessions(engine, ports, metrics)
     servers = Servers(Service(engine, hub, sessions, metrics))
 

@@ -37,7 +37,7 @@ def main() -> None:
     "--unsafe-no-fsync",
     is_flag=True,
     hidden=True,
-    help="Give up durability. For benchmarks that measure its cost.",
+    help="Give up durability, to measure its cost.",
 )
 def serve(
     state: Path | None,
@@ -46,15 +46,16 @@ def serve(
     job_ports: str | None,
     unsafe_no_fsync: bool,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Prints one line when ready.
+    r"""Serve until SIGTERM or SIGINT. Prints one line when ready.
 
-    Flags can be given as LIVETUNED_STATE, LIVETUNED_LISTEN (comma-separated), LIVETUNED_METRICS and LIVETUNED_JOB_PORTS.
+    Flags can be given as LIVETUNED_STATE, LIVETUNED_LISTEN (comma-separated), LIVETUNED_METRICS and
+    LIVETUNED_JOB_PORTS.
 
     \b
     Exit codes: 0 stopped, 1 error, 2 wrong usage, 3 address can't be had, 4 store in use by another livetuned,
     5 store unusable or damaged, 6 store failed while running.
     """
-    # gRPC's core prints bytes that strangers send; what matters comes to our own log. It reads this when it is imported.
+    # gRPC's core prints bytes that strangers send; what matters comes to our own log. Read when grpc is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from livetuned.daemon import app, config
@@ -74,4 +75,4 @@ def serve(
         sys.exit(ExitCode.USAGE)
     if unsafe_no_fsync:
         logging.getLogger("livetuned").warning("--unsafe-no-fsync: acknowledged changes may be lost")
-    sys.exit(asyncio.run(app.run(told, lambda line: click.echo(line))))
+    sys.exit(asyncio.run(app.run(told, click.echo)))

@@ -1,4 +1,4 @@
-"""Where the daemon keeps its state and its socket by default. SDK and ltctl look in the same places (a test compares)."""
+"""Where the daemon keeps its state and its socket by default. SDK and ltctl look in the same places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def state_directory(environ: Mapping[str, str]) -> Path:
 
 
 def socket_path(environ: Mapping[str, str]) -> Path:
-    """Returns the socket: in ``$RUNTIME_DIRECTORY`` (systemd), ``$XDG_RUNTIME_DIR/livetune``, or ``/tmp/livetune-UID``."""
+    """Returns the socket in ``$RUNTIME_DIRECTORY`` (systemd), ``$XDG_RUNTIME_DIR/livetune``, ``/tmp/livetune-UID``."""
     if given := environ.get("RUNTIME_DIRECTORY"):
         return Path(given.split(":")[0]) / "livetuned.sock"
     if given := environ.get("XDG_RUNTIME_DIR"):

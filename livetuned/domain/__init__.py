@@ -1,1 +1,1 @@
-"""What is true of jobs, variables and changes. Pure: no I/O, no clock, no threads; also the model of the property tests."""
+"""What is true of jobs, variables and changes. Pure: no I/O, no clock, no threads; the property tests' model too."""

@@ -1,7 +1,7 @@
 """Decisions: given a job's state and a wish, the payload of the record that grants it, or the reason why not.
 
-Every function is pure. The engine calls them one after the other and commits what they return; whatever they raise is the
-caller's answer, and nothing has happened.
+Every function is pure. The engine calls them one after the other and commits what they return; whatever they raise is
+the caller's answer, and nothing has happened.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def register(
         None if this very process is registered already.
 
     Raises:
-        DomainError: INVALID_NAME, INVALID_REQUEST, LIMIT_EXCEEDED, or JOB_ENDED when the process has said that it ended.
+        DomainError: INVALID_NAME, INVALID_REQUEST, LIMIT_EXCEEDED, or JOB_ENDED when the process said that it ended.
     """
     check_job_name(name)
     if not 1 <= world_size <= limits.RANKS_PER_JOB:
@@ -289,57 +289,61 @@ def declare(
         triggers: Its triggers.
 
     Returns:
-        The payload (None if there is nothing new) and the refusals by name: INVALID_NAME, INVALID_REQUEST, WRONG_TYPE and
-        the like for what can't be kept, DECLARATION_CONFLICT, LIMIT_EXCEEDED.
+        The payload (None if there is nothing new) and the refusals by name: INVALID_NAME, INVALID_REQUEST, WRONG_TYPE
+        and the like for what can't be kept, DECLARATION_CONFLICT, LIMIT_EXCEEDED.
 
     Raises:
         DomainError: NOT_REGISTERED or JOB_ENDED.
     """
     _check_open(check_registered(job, job.name, rank, instance_id))
     live = {state.instance_id for state in job.ranks.values()}
-    known_variables, known_triggers = set(job.variables), set(job.triggers)
+    names = _Names(job)
+    errors: dict[str, DomainError] = {}
     new_variables: dict[str, DeclaredVariable] = {}
     new_triggers: dict[str, TriggerSpec] = {}
-    errors: dict[str, DomainError] = {}
-
-    def check_room(name: str, kind: str, taken: Collection[str]) -> None:
-        if name in taken:
-            other = "trigger" if kind == "variable" else "variable"
-            raise DomainError(
-                Reason.DECLARATION_CONFLICT,
-                f"'{name}' is declared as a {other} already",
-                rule="one set of names",
-            )
-        names = known_variables | known_triggers
-        if name not in names and len(names) >= limits.NAMES_PER_JOB:
-            raise limit_exceeded("names_per_job", limits.NAMES_PER_JOB, f"{kind} '{name}' of job '{job.name}'")
-
     for declaration in variables:
         name = declaration.spec.name
         try:
             spec = declaration.spec.checked()
-            check_room(name, "variable", known_triggers)
+            names.check(name, "variable")
             declared = _declare_variable(job.variables.get(name), spec, declaration.current, live)
         except DomainError as error:
             errors[name] = error
         else:
-            known_variables.add(name)
+            names.kinds[name] = "variable"
             if declared is not None:
                 new_variables[name] = declared
     for trigger in triggers:
         try:
             trigger.checked()
-            check_room(trigger.name, "trigger", known_variables)
+            names.check(trigger.name, "trigger")
         except DomainError as error:
             errors[trigger.name] = error
         else:
-            known_triggers.add(trigger.name)
+            names.kinds[trigger.name] = "trigger"
             known = job.triggers.get(trigger.name)
-            if known is None or (known.declared_by != instance_id and known.declared_by not in live):
+            if known is None or known.declared_by not in live:
                 new_triggers[trigger.name] = trigger
     if not new_variables and not new_triggers:
         return None, errors
     return Declared(instance_id, tuple(new_variables.values()), tuple(new_triggers.values())), errors
+
+
+class _Names:
+    """The one set of names that variables and triggers of a job share."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.kinds = {**dict.fromkeys(job.variables, "variable"), **dict.fromkeys(job.triggers, "trigger")}
+
+    def check(self, name: str, kind: str) -> None:
+        taken = self.kinds.get(name, kind)
+        if taken != kind:
+            raise DomainError(
+                Reason.DECLARATION_CONFLICT, f"'{name}' is declared as a {taken} already", rule="one set of names"
+            )
+        if name not in self.kinds and len(self.kinds) >= limits.NAMES_PER_JOB:
+            raise limit_exceeded("names_per_job", limits.NAMES_PER_JOB, f"{kind} '{name}' of job '{self._job.name}'")
 
 
 def _declare_variable(

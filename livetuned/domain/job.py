@@ -1,4 +1,4 @@
-"""The state of one job, and how each record moves it. Immutable: a record makes a new state, the old one stays valid."""
+"""The state of one job, and how each record moves it. Immutable: a record makes a new state of it."""
 
 from __future__ import annotations
 
@@ -93,10 +93,6 @@ class Job:
     """The newest request ids with the revision of their change, oldest first."""
     ended: Ended | None = None
     ended_us: int = 0
-
-    def names(self) -> list[str]:
-        """Names of variables and triggers together: they share one set."""
-        return [*self.variables, *self.triggers]
 
 
 def evolve(job: Job | None, record: Record) -> Job:

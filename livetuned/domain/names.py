@@ -1,4 +1,4 @@
-"""Names of jobs, variables and triggers: the rules, the resource names made of them, and the nearest one to a typing error."""
+"""Names of jobs, variables and triggers: the rules, resource names, and the nearest name to a typing error."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class VariableSpec:
         """Brings a value to the variable's type and returns it if it keeps the constraint.
 
         Raises:
-            DomainError: WRONG_TYPE, NOT_FINITE, BELOW_MINIMUM, ABOVE_MAXIMUM, NOT_A_CHOICE or LIMIT_EXCEEDED, naming the
-                variable, the rule and the value.
+            DomainError: WRONG_TYPE, NOT_FINITE, BELOW_MINIMUM, ABOVE_MAXIMUM, NOT_A_CHOICE or LIMIT_EXCEEDED, naming
+                the variable, the rule and the value.
         """
         value = coerce(self.name, self.type, value)
         if isinstance(value, float) and not math.isfinite(value):
@@ -133,7 +133,7 @@ class VariableSpec:
         )
 
     def differences(self, other: VariableSpec) -> tuple[str, ...]:
-        """Names the fields that bind values and differ: a program may reword a doc, not move a limit under a live run."""
+        """Names the binding fields that differ: a program may reword a doc, not move a limit under a live run."""
         binding = ("type", "minimum", "maximum", "choices", "initial")
         return tuple(
             field.name

@@ -61,8 +61,8 @@ def shown(value: Value) -> str:
 def parse_text(variable: str, declared: ValueType, text: str) -> Value:
     """Reads a value as a person types it.
 
-    Booleans are ``true/false``, ``yes/no``, ``on/off``, ``1/0`` in any case; integers decimal; floats as Python and C read
-    them, ``nan`` and ``inf`` included (the constraint refuses those, with a better message than a parser could give).
+    Booleans are ``true/false``, ``yes/no``, ``on/off``, ``1/0`` in any case; integers decimal; floats as Python and C
+    read them, ``nan`` and ``inf`` included: the constraint refuses those, with a better message than a parser's.
 
     Raises:
         DomainError: WRONG_TYPE, or LIMIT_EXCEEDED for a text that is too long.

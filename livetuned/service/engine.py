@@ -176,7 +176,7 @@ class Engine:
             try:
                 records = iter(await self._commit(drafts) if drafts else ())
             except StoreFullError as error:
-                log.error("store full: writes are refused, reads go on: %s", error)
+                log.warning("store full, writes are refused, reads go on: %s", error)
                 _refuse(granted, Reason.STORE_FULL, "the daemon's disk is full: nothing was changed")
             except StoreFailedError as error:
                 _refuse(granted, Reason.SHUTTING_DOWN, "the daemon's store failed: unknown whether it was changed")

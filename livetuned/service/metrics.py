@@ -42,7 +42,7 @@ class Metrics:
         self.job_ports = Gauge("livetune_job_ports", "Designated job ports in use.", registry=self.registry)
         self.changes = Counter(
             "livetune_changes",
-            "Requests to change variables or fire triggers, by result: accepted, repeated, or the reason of the refusal.",
+            "Requests to change variables or fire triggers: accepted, repeated, or the reason of the refusal.",
             ["result"],
             registry=self.registry,
         )
@@ -54,7 +54,7 @@ class Metrics:
         )
         self.apply_seconds = Histogram(
             "livetune_apply_seconds",
-            "From the commit of a change to the acknowledgement of a rank that was connected all the while, in seconds.",
+            "From the commit of a change to the acknowledgement of a rank connected all the while, in seconds.",
             buckets=_LATENCY,
             registry=self.registry,
         )

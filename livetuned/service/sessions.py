@@ -69,18 +69,18 @@ class Sessions:
         self._registering = asyncio.Lock()
 
     async def recover(self) -> None:
-        """Serves the ports of the jobs that have not ended, moving a job whose port another program holds.
-
-        Raises:
-            DomainError: PORTS_EXHAUSTED.
-        """
+        """Serves the ports of the jobs that have not ended, moving a job whose port another program holds."""
         for job in self._engine.jobs():
             if job.ended is not None:
                 continue
             self._kept.update((job.name, rank) for rank in job.ranks)
-            port = await self._ports.acquire(job.name, job.port)
+            try:
+                port = await self._ports.acquire(job.name, job.port)
+            except DomainError as error:
+                log.warning("job %s has no port until it registers again: %s", job.name, error)
+                port = 0
             if port != job.port:
-                log.warning("port %d of job %s is taken by another program: moved to %d", job.port, job.name, port)
+                log.warning("port %d of job %s can't be had any more: moved to %d", job.port, job.name, port)
                 await self._engine.submit(job.name, _port_moved(port))
 
     def connected(self, job: str) -> list[Session]:
@@ -255,7 +255,7 @@ class Sessions:
                 self._metrics.apply_seconds.observe(clock.monotonic() - committed)
 
     def committed(self, revision: int) -> None:
-        """Notes the moment of a change's commit, for the apply latency of those changes only that this daemon committed."""
+        """Notes the moment of a change's commit, from which the apply latency is counted."""
         self._commit_times[revision] = clock.monotonic()
         if len(self._commit_times) > 1_000:
             del self._commit_times[next(iter(self._commit_times))]

@@ -54,8 +54,8 @@ PRAGMA user_version = {SCHEMA_VERSION};
 class SqliteStore(Store):
     """A `Store` in a SQLite file in WAL mode with synchronous=FULL: a commit is on disk when it returns.
 
-    The connection is exclusive: SQLite before 3.51.3 may corrupt a WAL that two connections write, and a second daemon on
-    the same file must be noticed.
+    The connection is exclusive: SQLite before 3.51.3 may corrupt a WAL that two connections write, and a second daemon
+    on the same file must be noticed.
 
     Args:
         path: The file; created, with mode 0600, if it does not exist. Its folder must exist.
@@ -120,8 +120,8 @@ class SqliteStore(Store):
         return records
 
     def _roll_back(self, error: sqlite3.Error) -> None:
-        # A full disk is clean: SQLite rolls back, and the next commit may succeed. After anything else, a failed fsync above
-        # all, what is on disk is unknown until the file is opened and verified anew.
+        # A full disk is clean: SQLite rolls back, and the next commit may succeed. After anything else, a failed fsync
+        # above all, what is on disk is unknown until the file is opened and verified anew.
         full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
         try:
             if self._connection.in_transaction:

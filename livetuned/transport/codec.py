@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from livetune.v1 import control_pb2, job_pb2, types_pb2
 
+from livetune.v1 import control_pb2, job_pb2, types_pb2
 from livetuned.domain import names
 from livetuned.domain.decide import Declaration, Update
 from livetuned.domain.errors import DomainError, Reason

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from livetune.v1 import control_pb2, control_pb2_grpc, types_pb2
 
+from livetune.v1 import control_pb2, control_pb2_grpc, types_pb2
 from livetuned.domain import decide, limits
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
 from livetuned.domain.job import Job

@@ -1,4 +1,4 @@
-"""What a refusal looks like on the wire: the one table from reason to gRPC status, and the details that travel with it."""
+"""What a refusal looks like on the wire: the one table from reason to gRPC status, and the details with it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any
-from livetune.v1 import errors_pb2
 
+from livetune.v1 import errors_pb2
 from livetuned.domain.errors import DomainError, Reason
 
 DOMAIN = "livetune"

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import grpc
-from livetune.v1 import job_pb2, job_pb2_grpc
 
+from livetune.v1 import job_pb2, job_pb2_grpc
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.domain.records import Changed
 from livetuned.service import sessions
@@ -23,7 +23,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 _Responses = asyncio.Queue[job_pb2.SessionResponse | Exception | None]
 
 _UNSENT = 64
-"""Responses that may wait for a slow process, a count. A full queue holds its reader and its cursor back, nobody else."""
+"""Responses that may wait for a slow process, a count. A full queue holds back its own reader and cursor only."""
 
 
 class JobService(job_pb2_grpc.JobServiceServicer):
@@ -134,7 +134,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         except DomainError as error:
             if error.reason in (Reason.NOT_REGISTERED, Reason.STORE_FULL, Reason.SHUTTING_DOWN):
                 raise
-            # A report that can't be kept would be repeated for ever if it ended the stream: it is noted and taken as said.
+            # A report that can't be kept would be repeated for ever if it ended the stream: it is noted, no more.
             log.warning("job %s: acknowledgement of %d not kept: %s", session.job, report.change_revision, error)
         await responses.put(
             job_pb2.SessionResponse(

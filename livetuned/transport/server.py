@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from livetune.v1 import control_pb2, control_pb2_grpc, job_pb2, job_pb2_grpc
 
+from livetune.v1 import control_pb2, control_pb2_grpc, job_pb2, job_pb2_grpc
 from livetuned.domain import limits
 from livetuned.transport.addresses import Address, AddressError, TcpAddress, UnixAddress, prepare_socket
 from livetuned.transport.control import ControlService, Service
@@ -27,8 +27,8 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
     ("grpc.max_metadata_size", limits.METADATA_BYTES),
-    # A frozen or cut-off peer is noticed: a ping after 10 s of silence, given up after 3 s. The ping itself has a time-out
-    # of its own that would stretch this to a minute.
+    # A frozen or cut-off peer is noticed: a ping after 10 s of silence, given up after 3 s. The ping itself has a
+    # time-out of its own that would stretch this to a minute.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.ping_timeout_ms", 3_000),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+
 from livetune.v1 import control_pb2_grpc, job_pb2_grpc
 
 T = TypeVar("T")

@@ -42,7 +42,9 @@ class JobLog:
             )
         )  # fmt: skip
 
-    def declare(self, *specs: VariableSpec, triggers: tuple[str, ...] = (), instance_id: str = "a", rank: int = 0) -> Job:
+    def declare(
+        self, *specs: VariableSpec, triggers: tuple[str, ...] = (), instance_id: str = "a", rank: int = 0
+    ) -> Job:
         assert self.job is not None
         declared, errors = decide.declare(
             self.job,
@@ -56,4 +58,6 @@ class JobLog:
 
     def set(self, **texts: str) -> Job:
         assert self.job is not None
-        return self.record(decide.set_variables(self.job, [decide.Update(name, text=text) for name, text in texts.items()]))
+        return self.record(
+            decide.set_variables(self.job, [decide.Update(name, text=text) for name, text in texts.items()])
+        )

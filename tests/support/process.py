@@ -7,10 +7,13 @@ import uuid
 from collections.abc import Iterator
 
 import grpc
+
 from livetune.v1 import job_pb2, job_pb2_grpc, types_pb2
 
 
-def float_spec(name: str, initial: float, minimum: float | None = None, maximum: float | None = None) -> types_pb2.VariableSpec:
+def float_spec(
+    name: str, initial: float, minimum: float | None = None, maximum: float | None = None
+) -> types_pb2.VariableSpec:
     spec = types_pb2.VariableSpec(variable_id=name, type=types_pb2.VARIABLE_TYPE_FLOAT)
     spec.initial.float_value = initial
     if minimum is not None:
@@ -23,7 +26,9 @@ def float_spec(name: str, initial: float, minimum: float | None = None, maximum:
 class Process:
     """Registers, opens a session and speaks when told to."""
 
-    def __init__(self, channel: grpc.Channel, job: str, instance_id: str = "", rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, channel: grpc.Channel, job: str, instance_id: str = "", rank: int = 0, world_size: int = 1
+    ) -> None:
         self._stub = job_pb2_grpc.JobServiceStub(channel)
         self.job = f"jobs/{job}"
         self.instance_id = instance_id or uuid.uuid4().hex
@@ -46,9 +51,7 @@ class Process:
     def open(self, after_revision: int | None = None) -> job_pb2.SessionOpened:
         assert self.registration is not None
         after = self.registration.revision if after_revision is None else after_revision
-        opening = job_pb2.SessionOpen(
-            job=self.job, instance_id=self.instance_id, rank=self.rank, after_revision=after
-        )
+        opening = job_pb2.SessionOpen(job=self.job, instance_id=self.instance_id, rank=self.rank, after_revision=after)
         self._up.put(job_pb2.SessionRequest(open=opening))
         self._down = self._stub.Session(iter(self._up.get, None), timeout=60)
         return self.expect("opened").opened

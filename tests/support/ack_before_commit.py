@@ -1,0 +1,40 @@
+"""A daemon with a planted bug, for the control of the kill test: it answers first and commits a little later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from livetuned.daemon.cli import main
+from livetuned.domain.records import Draft, Record
+from livetuned.store.sqlite import SqliteStore
+
+_append = SqliteStore.append
+_late: set[asyncio.Task[list[Record]]] = set()
+
+
+async def append(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
+    records = [
+        Record(self._head + number, draft.time_us, draft.job, draft.payload) for number, draft in enumerate(drafts, 1)
+    ]
+    self._head = records[-1].revision
+    followers, self._followers = self._followers, []
+    for follower in followers:
+        follower.put_nowait(records)
+    self._followers = followers
+
+    async def late() -> list[Record]:
+        await asyncio.sleep(0.02)
+        waiting, self._followers = self._followers, []
+        try:
+            return await _append(self, drafts)
+        finally:
+            self._followers = waiting
+
+    task = asyncio.create_task(late())
+    _late.add(task)
+    return records
+
+
+SqliteStore.append = append  # type: ignore[method-assign]
+main(prog_name="livetuned")
