@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+
 from livetuned.domain.records import (
     Applied,
     ApplyStatus,
@@ -38,7 +39,9 @@ PAYLOADS: list[Payload] = [
     Declared(
         "instance",
         (
-            DeclaredVariable(VariableSpec("lr", ValueType.FLOAT, 0.1, 5e-324, 1.7976931348623157e308, (), Scale.LOG), 0.1),
+            DeclaredVariable(
+                VariableSpec("lr", ValueType.FLOAT, 0.1, 5e-324, 1.7976931348623157e308, (), Scale.LOG), 0.1
+            ),
             DeclaredVariable(VariableSpec("n", ValueType.INT, 2**63 - 1, -(2**63), None, doc='ä"\\\n\x00'), -(2**63)),
             DeclaredVariable(VariableSpec("m", ValueType.STRING, "a", choices=("a", "é")), "é"),
             DeclaredVariable(VariableSpec("b", ValueType.BOOL, True), False),
@@ -116,7 +119,7 @@ def test_concurrent_appends_get_consecutive_revisions(reopen: Open) -> None:
         batches = await asyncio.gather(*(store.append([draft(change(i)), draft(change(i))]) for i in range(20)))
         revisions = [[record.revision for record in batch] for batch in batches]
         assert all(second == first + 1 for first, second in revisions)
-        assert list(range(1, 41)) == sorted(sum(revisions, []))
+        assert list(range(1, 41)) == sorted(revision for pair in revisions for revision in pair)
         assert 40 == store.head
 
     with_store(reopen, work)
@@ -159,7 +162,9 @@ def test_read_pages_and_filters_by_job(reopen: Open) -> None:
 
 def test_changes_and_their_acknowledgements(reopen: Open) -> None:
     async def work(store: Store) -> None:
-        applied = [Applied(revision, 0, revision, (Outcome("n", False, ApplyStatus.APPLIED, 1),)) for revision in (1, 2, 3)]
+        applied = [
+            Applied(revision, 0, revision, (Outcome("n", False, ApplyStatus.APPLIED, 1),)) for revision in (1, 2, 3)
+        ]
         await store.append([draft(change(1)), draft(change(2)), draft(change(3))])
         await store.append([draft(change(4), job="other"), *(draft(payload) for payload in applied)])
         assert [2, 3] == [record.revision for record in await store.changes("vgg", 100, 2)]

@@ -11,13 +11,16 @@ from collections.abc import Callable
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+
 from livetune.v1 import control_pb2, types_pb2
 from support.daemon import Daemon, eventually
 from support.process import Process, float_spec
 
 
 def set_text(job: str, **texts: str) -> control_pb2.SetVariablesRequest:
-    updates = [control_pb2.VariableUpdate(variable_id=name.replace("__", "."), text=text) for name, text in texts.items()]
+    updates = [
+        control_pb2.VariableUpdate(variable_id=name.replace("__", "."), text=text) for name, text in texts.items()
+    ]
     return control_pb2.SetVariablesRequest(job=f"jobs/{job}", updates=updates)
 
 
@@ -43,7 +46,9 @@ def test_a_change_is_validated_committed_applied_and_remembered_after_kill_9(dae
         assert 1 == registered.run
         assert 22000 == registered.port
         process.open()
-        declared = process.declare(float_spec("lr", 0.1, 1e-6, 1.0), float_spec("lc.strength", 0.0, 0.0), triggers=("save",))
+        declared = process.declare(
+            float_spec("lr", 0.1, 1e-6, 1.0), float_spec("lc.strength", 0.0, 0.0), triggers=("save",)
+        )
         assert [0.1, 0.0] == [variable.desired.float_value for variable in declared.variables]
         assert [False, False] == [variable.from_change for variable in declared.variables]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from livetuned.domain import decide
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.domain.job import Job
@@ -49,7 +50,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(start())
         self.cursor: Cursor = self.hub.cursor(self.watched.revision)
 
-    def submit(self, *requests: tuple[str, Callable[[Job | None], Payload | None]]) -> list[Record | DomainError | None]:
+    def submit(
+        self, *requests: tuple[str, Callable[[Job | None], Payload | None]]
+    ) -> list[Record | DomainError | None]:
         async def run() -> list[Record | DomainError | None]:
             answers = await asyncio.gather(
                 *(self.engine.submit(job, decision) for job, decision in requests), return_exceptions=True
@@ -94,7 +97,9 @@ class EngineMachine(RuleBasedStateMachine):
     def declare(self, job: str) -> None:
         def decision(state: Job | None) -> Payload | None:
             assert state is not None
-            declarations = [decide.Declaration(item, item.initial) for item in (spec("lr", 0.5, 0.0, 1.0), spec("wd", 0.0))]
+            declarations = [
+                decide.Declaration(item, item.initial) for item in (spec("lr", 0.5, 0.0, 1.0), spec("wd", 0.0))
+            ]
             declared, errors = decide.declare(state, 0, self.instance[job], declarations, [decide.TriggerSpec("save")])
             assert {} == errors
             return declared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from livetuned.domain import decide, limits
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.domain.records import ApplyStatus, Outcome
@@ -32,7 +33,9 @@ def test_a_change_carries_old_and_new_and_leaves_the_state_it_came_from_alone() 
     before = log.job
     after = log.set(lr="0.5", n="4")
     assert before is not None
-    assert [(0.1, 3), (0.5, 4)] == [(job.variables["lr"].desired, job.variables["n"].desired) for job in (before, after)]
+    assert [(0.1, 3), (0.5, 4)] == [
+        (job.variables["lr"].desired, job.variables["n"].desired) for job in (before, after)
+    ]
     assert after.variables["lr"].revision == after.variables["n"].revision == after.revision
 
 

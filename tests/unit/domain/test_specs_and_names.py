@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+
 from livetuned.domain import limits
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.domain.names import check_identifier, check_job_name, nearest, parse_job_resource

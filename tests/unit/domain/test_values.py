@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from livetuned.domain import limits
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.domain.values import Value, ValueType, coerce, parse_text, shown
