@@ -1,0 +1,5 @@
+"""`python -m ltctl`."""
+
+from ltctl.main import main
+
+main()

@@ -1,0 +1,68 @@
+"""Owns reading the command line's words: JOB, NAME=VALUE, and telling one from the other. Loads no gRPC."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import click
+
+
+class NearestVerb(click.Group):
+    """A group that names the nearest command when one is mistyped."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or end with a usage error that names the nearest."""
+        verb = args[0] if args else ""
+        if verb and not verb.startswith("-") and self.get_command(ctx, verb) is None:
+            close = difflib.get_close_matches(verb, self.list_commands(ctx), n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(self.list_commands(ctx))}"
+            raise click.UsageError(f"no command '{verb}'{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def split_job(words: Sequence[str], *, scoped: bool, example: str) -> tuple[str, list[str]]:
+    """Take the job from the front of the words.
+
+    Args:
+        words: The command's arguments.
+        scoped: Whether a job's own port is spoken to: then no job is expected.
+        example: Shown when the job is missing.
+
+    Returns:
+        The job's name, ``""`` if it is the port's own, and the other words.
+
+    Raises:
+        click.UsageError: The job is missing.
+    """
+    if scoped:
+        return "", list(words)
+    if not words:
+        raise click.UsageError(f"which job? Write: {example}, or give its port with --port")
+    return words[0], list(words[1:])
+
+
+def parse_assignments(words: Sequence[str], example: str) -> dict[str, str]:
+    """Read NAME=VALUE words; a value may hold '=', be empty, or begin with '-'.
+
+    Raises:
+        click.UsageError: There is none, one has no '=' or no name, or a name is given twice.
+    """
+    if not words:
+        raise click.UsageError(f"set what? Write: {example}")
+    texts: dict[str, str] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"'{word}' is not of the form NAME=VALUE, as in: {example}")
+        if name in texts:
+            raise click.UsageError(f"'{name}' is given twice")
+        texts[name] = text
+    return texts
+
+
+def job_resource(job: str) -> str:
+    """Return the resource name of a job, ``""`` for the port's own."""
+    return f"jobs/{job}" if job else ""

@@ -1,0 +1,61 @@
+"""Owns the entry point and the group; the commands themselves are in `ltctl.commands`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from livetune._version import __version__
+from ltctl.arguments import NearestVerb
+from ltctl.client import Client
+from ltctl.commands import describe, get, history, jobs, set_values, trigger, watch
+from ltctl.exits import EXIT_HELP, CommandError, Exit
+from ltctl.text import note
+
+
+@click.group(cls=NearestVerb, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_HELP)
+@click.option(
+    "--endpoint",
+    metavar="ADDR",
+    help="unix:PATH or HOST:PORT [default: $LIVETUNE_ENDPOINT, your own daemon's socket, the system's, 127.0.0.1:7470]",
+)
+@click.option("--port", type=click.IntRange(1, 65_535), help="A job's own port on this machine; JOB is then left out.")
+@click.version_option(__version__, prog_name="ltctl")
+@click.pass_context
+def cli(ctx: click.Context, endpoint: str | None, port: int | None) -> None:
+    """Look at training jobs and change their variables while they run."""
+    if endpoint is not None and port is not None:
+        raise click.UsageError("--endpoint and --port exclude each other")
+    ctx.obj = Client(endpoint, port)
+    ctx.call_on_close(ctx.obj.close)
+
+
+for command in (jobs, get, describe, set_values, trigger, watch, history):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run ltctl and end with its exit code."""
+    try:
+        cli.main(prog_name="ltctl", standalone_mode=False)
+        sys.stdout.flush()
+    except CommandError as error:
+        note(f"ltctl: error: {error.message}")
+        sys.exit(error.code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        where = f" (see: {error.ctx.command_path} --help)" if error.ctx is not None else ""
+        note(f"ltctl: error: {error.format_message()}{where}")
+        sys.exit(Exit.USAGE)
+    except click.ClickException as error:
+        note(f"ltctl: error: {error.format_message()}")
+        sys.exit(Exit.ERROR)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read us (head, less) has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.OK)
