@@ -38,9 +38,9 @@ def _unary(operation: Callable[[Any], Any]) -> Callable[[Any], Any]:
 class Arithmetic:
     """Mixin: behaves in expressions as its ``value`` does, on either side of an operator.
 
-    Every result is a plain value. Equality compares values, so ``var == 0.1`` means what it says; the hash is the object's
-    identity all the same, because a hash made of the value would change while the object is a key. Two variables of equal
-    value are therefore two keys of a dict.
+    Every result is a plain value. Equality compares values, so ``var == 0.1`` means what it says; the hash is the
+    object's identity all the same, because a hash made of the value would change while the object is a key. Two
+    variables of equal value are therefore two keys of a dict.
     """
 
     __slots__ = ()

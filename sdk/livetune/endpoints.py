@@ -22,7 +22,9 @@ DEFAULT_TARGET = "127.0.0.1:7470"
 PROBE_SECONDS = 0.5
 """How long one place may take to accept a connection."""
 
-_HOST_PORT = re.compile(r"(?:dns:(?://[^/]*/)?)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})", re.ASCII)
+_HOST_PORT = re.compile(
+    r"(?:dns:(?://[^/]*/)?)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})", re.ASCII
+)
 _PRIVATE_MODE = 0o700
 _MAX_PORT = 65535
 
@@ -44,11 +46,15 @@ def parse_endpoint(text: str) -> str:
         if path.startswith("//"):
             path = path.removeprefix("//")
         if not path.startswith("/"):
-            raise EndpointError(f"endpoint {text!r}: unix: needs an absolute path, as in unix:/run/user/1000/livetune/{SOCKET_NAME}")
+            raise EndpointError(
+                f"endpoint {text!r}: unix: needs an absolute path, as in unix:/run/user/1000/livetune/{SOCKET_NAME}"
+            )
         return f"unix:{path}"
     found = _HOST_PORT.fullmatch(text)
     if found is None or not 0 < int(found["port"]) <= _MAX_PORT:
-        raise EndpointError(f"endpoint {text!r}: write unix:/path/to.sock or host:port with a port from 1 to {_MAX_PORT}")
+        raise EndpointError(
+            f"endpoint {text!r}: write unix:/path/to.sock or host:port with a port from 1 to {_MAX_PORT}"
+        )
     return text
 
 
@@ -129,4 +135,6 @@ def _is_private(folder: Path) -> bool:
         status = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) == _PRIVATE_MODE
+    return (
+        stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) == _PRIVATE_MODE
+    )

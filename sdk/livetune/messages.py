@@ -1,4 +1,4 @@
-"""Owns the vocabulary of the session: the events it takes, the actions it asks for, the messages it sends. Data only."""
+"""Owns the vocabulary of the session: events that it takes, actions that it asks for, messages. Data only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what a variable or trigger may be declared as, and which values a declaration allows. Pure: no I/O, no protobuf."""
+"""Owns what variables and triggers may be declared as, and which values that allows. Pure: no I/O, no protobuf."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from dataclasses import dataclass, fields
 
 from livetune.errors import DeclarationError, InvalidNameError
 
-__all__ = ["Kind", "Scalar", "Scale", "TriggerSpec", "VariableSpec", "check_job_name", "check_name", "declare_trigger", "differences"]
+__all__ = [
+    "Kind",
+    "Scalar",
+    "Scale",
+    "TriggerSpec",
+    "VariableSpec",
+    "check_job_name",
+    "check_name",
+    "declare_trigger",
+    "differences",
+]
 
 Scalar = float | int | bool | str
 """A value of a variable."""
@@ -103,7 +113,8 @@ class VariableSpec:
         wire is typed.
         """
         if type(value) is not _TYPES[self.kind]:
-            return f"variable {self.name!r} is of type {self.kind.value}: {_shown(value)} is of type {type(value).__name__}"
+            given = f"{_shown(value)} is of type {type(value).__name__}"
+            return f"variable {self.name!r} is of type {self.kind.value}: {given}"
         if isinstance(value, str):
             return self._text_refusal(value)
         if isinstance(value, float) and not math.isfinite(value):
@@ -137,7 +148,9 @@ class VariableSpec:
         if self.scale is Scale.LOG:
             for what, value in (("min", self.minimum), ("initial value", self.initial)):
                 if isinstance(value, (int, float)) and value <= 0:
-                    raise DeclarationError(f"variable {self.name!r}: scale 'log' needs a positive {what}, got {value!r}")
+                    raise DeclarationError(
+                        f"variable {self.name!r}: scale 'log' needs a positive {what}, got {value!r}"
+                    )
 
 
 _TYPES: dict[Kind, type] = {Kind.FLOAT: float, Kind.INT: int, Kind.BOOL: bool, Kind.STR: str}
@@ -163,7 +176,8 @@ def check_job_name(name: str) -> str:
     Raises:
         InvalidNameError: if it is not a DNS label.
     """
-    if not isinstance(name, str) or _JOB_NAME.fullmatch(name) is None:
+    # Untyped programs pass anything.
+    if not isinstance(name, str) or _JOB_NAME.fullmatch(name) is None:  # type: ignore[redundant-expr]
         raise InvalidNameError(
             f"job name {_shown(name)}: use 1 to 63 lower-case letters, digits and hyphens, beginning and ending with a "
             "letter or digit"
@@ -181,7 +195,11 @@ def check_name(noun: str, name: str) -> str:
     Raises:
         InvalidNameError: if it is not identifiers joined by dots, of at most 200 bytes.
     """
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None or len(name) > MAX_NAME_BYTES:
+    if (
+        not isinstance(name, str)  # type: ignore[redundant-expr] # untyped programs pass anything
+        or _NAME.fullmatch(name) is None
+        or len(name) > MAX_NAME_BYTES
+    ):
         raise InvalidNameError(
             f"{noun} name {_shown(name)}: use identifiers of ASCII letters, digits and _ joined by dots, as in 'lr' or "
             f"'lc.strength', of 1 to {MAX_NAME_BYTES} bytes"
@@ -251,7 +269,7 @@ def _scale(name: str, kind: Kind, scale: str | None) -> Scale | None:
 
 
 def _text(name: str, what: str, text: str) -> str:
-    if not isinstance(text, str) or _size(text) is None:
+    if not isinstance(text, str) or _size(text) is None:  # type: ignore[redundant-expr] # untyped programs
         raise DeclarationError(f"{name!r}: {what} must be text, got {_shown(text)}")
     return text
 
@@ -279,7 +297,7 @@ def _size(text: str) -> int | None:
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _noun(spec: VariableSpec | TriggerSpec) -> str:

@@ -13,8 +13,8 @@ __all__ = ["Trigger"]
 class Trigger:
     """An event of a running job that is fired from outside. Made by `Job.trigger`.
 
-    ``if save(): ...`` is True once per firing. A firing becomes visible at the safe point ``job.step()`` that follows it;
-    two firings are two, never merged. Ask from the thread that calls ``job.step()``.
+    ``if save(): ...`` is True once per firing. A firing becomes visible at the safe point ``job.step()`` that follows
+    it; two firings are two, never merged. Ask from the thread that calls ``job.step()``.
     """
 
     __slots__ = ("__weakref__", "_consume", "_ready", "_spec")
@@ -57,4 +57,6 @@ class Trigger:
         return f"<Trigger {self.name}, {self._ready} to consume>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"trigger {self.name!r} cannot be pickled: a firing is consumed once, by the process that owns the job")
+        raise TypeError(
+            f"trigger {self.name!r} cannot be pickled: a firing is consumed once, by the process that owns the job"
+        )

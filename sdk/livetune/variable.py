@@ -18,7 +18,7 @@ T_co = TypeVar("T_co", bound=Scalar, covariant=True)
 class Variable(Arithmetic, Generic[T_co]):
     """A value of a running job that can be changed from outside. Made by `Job.variable`.
 
-    It changes at the job's safe point, ``job.step()``, and at no other time, so between two safe points every read gives
+    It changes at the job's safe point, ``job.step()``, and at no other time: between two safe points every read gives
     the same value. ``var.value`` and ``var()`` read it; in expressions the variable stands for its value.
 
     Reading is safe from any thread. Pickling, and so passing it to another process, gives an inert copy that keeps the

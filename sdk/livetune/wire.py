@@ -1,4 +1,4 @@
-"""Owns the translation between protobuf and plain values: the only module that knows both. Importing it loads protobuf."""
+"""Owns the translation between protobuf and plain values: the only module that knows both. Loads protobuf."""
 
 from __future__ import annotations
 

@@ -1,0 +1,398 @@
+"""Owns `Job`: what training code holds. Declares variables and triggers, and has the safe point, `step`."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, overload
+
+from livetune import messages as m
+from livetune.driver import Driver, Identity
+from livetune.endpoints import parse_endpoint
+from livetune.errors import DeclarationError, JobExistsError, JobFinishedError
+from livetune.messages import AppliedChange
+from livetune.session import Session
+from livetune.specs import Scalar, TriggerSpec, VariableSpec, check_job_name, declare_trigger, differences
+from livetune.trigger import Trigger
+from livetune.variable import Variable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Job", "init"]
+
+log = logging.getLogger("livetune")
+
+FINISH_SECONDS = 1.0
+"""How long `finish` waits until the daemon has recorded the end."""
+STOP_SECONDS = 0.5
+"""How long it then waits for the thread."""
+CHANGES_KEPT = 10_000
+"""How many of the newest changes `Job.changes` keeps."""
+
+_live: dict[str, Job] = {}
+_jobs: weakref.WeakSet[Job] = weakref.WeakSet()
+"""All jobs of this process, to make them inert in a forked child."""
+_live_lock = threading.Lock()
+
+
+def init(name: str, *, endpoint: str | None = None) -> Job:
+    """Make this process a tunable job. Returns at once, whether a daemon is there or not.
+
+    A daemon is looked for at ``LIVETUNE_ENDPOINT``, then at the user's socket, the system's socket and
+    ``127.0.0.1:7470``, again and again: the job trains on without one, and converges when one comes (back). In a
+    distributed job, rank and world size are read from ``RANK`` and ``WORLD_SIZE`` as torchrun sets them.
+
+    Args:
+        name: 1 to 63 lower-case letters, digits and hyphens.
+        endpoint: ``unix:/path`` or ``host:port``, to look nowhere else.
+
+    Raises:
+        InvalidNameError: The name breaks the rule.
+        EndpointError: The endpoint, or ``LIVETUNE_ENDPOINT``, can't be read.
+        JobExistsError: This process has a live job of that name.
+        ValueError: ``RANK`` or ``WORLD_SIZE`` are set to what is no rank.
+    """
+    check_job_name(name)
+    chosen = endpoint or os.environ.get("LIVETUNE_ENDPOINT")
+    if chosen:
+        parse_endpoint(chosen)  # a typing error must be told now: later nobody listens
+    rank, world_size = _rank_from(os.environ)
+    with _live_lock:
+        if name in _live:
+            raise JobExistsError(f"job {name!r} is live in this process already: finish() it first, or use that one")
+        job = _live[name] = Job(name, endpoint=endpoint, rank=rank, world_size=world_size)
+    job._start()  # noqa: SLF001 - made here
+    return job
+
+
+def _rank_from(environ: Mapping[str, str]) -> tuple[int, int]:
+    rank_text, size_text = environ.get("RANK", "0"), environ.get("WORLD_SIZE", "1")
+    try:
+        rank, world_size = int(rank_text), int(size_text)
+    except ValueError:
+        raise ValueError(f"RANK={rank_text!r} and WORLD_SIZE={size_text!r} must be whole numbers") from None
+    if not 0 <= rank < world_size:
+        raise ValueError(f"RANK={rank} must be from 0 to WORLD_SIZE - 1 = {world_size - 1}")
+    return rank, world_size
+
+
+class Job:
+    """A training job that is tuned while it runs. Made by `init`.
+
+    ``step`` is the safe point: changes take effect there, on the thread that calls it, and nowhere else. Variables may
+    be read from any thread; everything else belongs to the training thread. As a context manager the job finishes at the
+    end, as failed if an exception leaves.
+    """
+
+    def __init__(self, name: str, *, endpoint: str | None, rank: int, world_size: int) -> None:
+        self._name = name
+        self._step = 0
+        self._pending = False
+        """Set by the driver's thread when there is something to do at the next safe point."""
+        self._variables: dict[str, Variable[Any]] = {}
+        self._triggers: dict[str, Trigger] = {}
+        self._specs: dict[str, VariableSpec | TriggerSpec] = {}
+        self._changes: deque[AppliedChange] = deque(maxlen=CHANGES_KEPT)
+        self._port: int | None = None
+        self._session = Session()
+        self._lock = threading.RLock()
+        self._connected = threading.Event()
+        self._recorded = threading.Event()
+        self._finished = False
+        identity = Identity(name, uuid.uuid4().hex, rank, world_size)
+        self._driver: Driver | None = Driver(identity, endpoint, self._deliver, lambda: self._step)
+        _jobs.add(self)
+
+    def _start(self) -> None:
+        if self._driver is not None:
+            self._driver.start()
+
+    # -- declarations --
+
+    @overload
+    def variable(self, name: str, initial: bool, *, unit: str = "", doc: str = "") -> Variable[bool]: ...
+
+    @overload
+    def variable(
+        self,
+        name: str,
+        initial: int,
+        *,
+        min: int | None = None,
+        max: int | None = None,
+        scale: str | None = None,
+        unit: str = "",
+        doc: str = "",
+    ) -> Variable[int]: ...
+
+    @overload
+    def variable(
+        self,
+        name: str,
+        initial: float,
+        *,
+        min: float | None = None,
+        max: float | None = None,
+        scale: str | None = None,
+        unit: str = "",
+        doc: str = "",
+    ) -> Variable[float]: ...
+
+    @overload
+    def variable(
+        self, name: str, initial: str, *, choices: Sequence[str] | None = None, unit: str = "", doc: str = ""
+    ) -> Variable[str]: ...
+
+    def variable(
+        self,
+        name: str,
+        initial: Scalar,
+        *,
+        min: float | None = None,  # noqa: A002 - the words people use
+        max: float | None = None,  # noqa: A002
+        choices: Sequence[str] | None = None,
+        scale: str | None = None,
+        unit: str = "",
+        doc: str = "",
+    ) -> Variable[Any]:
+        """Declare a value that can be changed from outside. Declaring the same again gives the same object.
+
+        Args:
+            name: Identifiers joined by dots, such as ``lr`` or ``lc.strength``; at most 200 bytes.
+            initial: The value to begin with; its type (float, int, bool or str) is the variable's for good.
+            min: Smallest value allowed; for float and int.
+            max: Largest value allowed; for float and int.
+            choices: The values allowed; for str.
+            scale: ``"linear"`` or ``"log"``: how a control should space the values.
+            unit: The value's unit as a person reads it, such as ``"1/step"``.
+            doc: One sentence for whoever is about to change it.
+
+        Raises:
+            InvalidNameError: The name breaks the rule.
+            DeclarationError: The declaration is wrong in itself, or contradicts an earlier one.
+            JobFinishedError: The job has ended.
+        """
+        spec = VariableSpec.declare(
+            name, initial, minimum=min, maximum=max, choices=choices, scale=scale, unit=unit, doc=doc
+        )
+        with self._lock:
+            if self._declares(spec):
+                self._variables[name] = Variable(spec, spec.initial)
+                self._do(self._session.handle(m.VariableDeclared(spec)))
+            return self._variables[name]
+
+    def trigger(self, name: str, *, doc: str = "") -> Trigger:
+        """Declare an event that a person fires: ``if save(): ...`` is True once per firing.
+
+        Args:
+            name: Identifiers joined by dots; shares one set of names with the variables.
+            doc: One sentence for whoever is about to fire it.
+
+        Raises:
+            InvalidNameError: The name breaks the rule.
+            DeclarationError: The name is a variable's, or was declared with another doc.
+            JobFinishedError: The job has ended.
+        """
+        spec = declare_trigger(name, doc)
+        with self._lock:
+            if self._declares(spec):
+                self._triggers[name] = Trigger(spec, self._consume)
+                self._do(self._session.handle(m.TriggerDeclared(spec)))
+            return self._triggers[name]
+
+    def _declares(self, spec: VariableSpec | TriggerSpec) -> bool:
+        """Say whether a declaration is new."""
+        if self._finished:
+            raise JobFinishedError(f"job {self._name!r} has ended: {spec.name!r} can't be declared any more")
+        known = self._specs.get(spec.name)
+        if known is None:
+            self._specs[spec.name] = spec
+            return True
+        if differs := differences(known, spec):
+            raise DeclarationError(f"{spec.name!r} is declared already, now with another declaration: {differs}")
+        return False
+
+    # -- the safe point --
+
+    def step(self, step: int | None = None) -> None:
+        """Be at the safe point: let changes take effect. Call it once per training step.
+
+        Costs an increment and a test when nothing waits; never waits for the network; never raises because of the
+        daemon.
+
+        Args:
+            step: The step's number; None counts on from the last one, from 1.
+        """
+        self._step = self._step + 1 if step is None else step
+        if self._pending:
+            self._apply()
+
+    def _apply(self) -> None:
+        with self._lock:
+            self._pending = False
+            self._do(self._session.handle(m.SafePoint(self._step)))
+
+    def _consume(self, trigger: str) -> None:
+        with self._lock:
+            self._do(self._session.handle(m.FiringConsumed(trigger, self._step)))
+
+    def _deliver(self, event: m.Event) -> None:
+        """Take an event on the driver's thread."""
+        with self._lock:
+            if self._driver is None:
+                return
+            if isinstance(event, m.Registered):
+                self._port = event.port
+            self._do(self._session.handle(event))
+            if self._session.connected:
+                self._connected.set()
+            else:
+                self._connected.clear()
+
+    def _do(self, actions: list[m.Action]) -> None:
+        for action in actions:
+            if isinstance(action, m.Send):
+                if self._driver is not None:
+                    self._driver.send(action.message)
+            elif isinstance(action, m.Assign):
+                self._variables[action.name]._put(  # noqa: SLF001 - the safe point is its only writer
+                    action.value, action.revision, action.step, changed=action.changed
+                )
+            elif isinstance(action, m.Show):
+                self._triggers[action.trigger]._show(action.firings)  # noqa: SLF001
+            elif isinstance(action, m.Record):
+                self._changes.append(action.change)
+            elif isinstance(action, m.Pending):
+                self._pending = True
+            elif isinstance(action, m.Warn):
+                log.warning("job %s: %s", self._name, action.text)
+            else:
+                self._recorded.set()
+
+    # -- what is known --
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self._name
+
+    @property
+    def port(self) -> int | None:
+        """The port that the daemon assigned to the job; None until one has."""
+        return self._port
+
+    @property
+    def current_step(self) -> int:
+        """The number of the last safe point; 0 before the first."""
+        return self._step
+
+    @property
+    def connected(self) -> bool:
+        """Whether the daemon is connected right now."""
+        return self._connected.is_set()
+
+    @property
+    def variables(self) -> Mapping[str, Variable[Any]]:
+        """The declared variables by name."""
+        return MappingProxyType(self._variables)
+
+    @property
+    def changes(self) -> list[AppliedChange]:
+        """The newest changes that took effect in this process, oldest first; at most 10,000."""
+        return list(self._changes)
+
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait until the daemon is connected; for notebooks and tests, not for training loops.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            Whether it is.
+        """
+        return self._connected.wait(timeout)
+
+    def __repr__(self) -> str:
+        state = "ended" if self._finished else f"port {self._port}" if self.connected else "not connected"
+        values = ", ".join(f"{name}={variable.value!r}" for name, variable in self._variables.items())
+        return f"<Job {self._name}, step {self._step}, {state}{': ' if values else ''}{values}>"
+
+    # -- the end --
+
+    def finish(self, *, failed: bool = False, message: str = "") -> None:
+        """Tell the daemon that the job ends, and stop talking to it. Takes a second at most; again does nothing.
+
+        Variables stay readable, and `step` goes on counting.
+
+        Args:
+            failed: Whether it ends with an error.
+            message: What the error was; shortened to 1,000 characters.
+        """
+        with self._lock:
+            driver = self._driver
+            if self._finished or driver is None:
+                return
+            self._finished = True
+            connected = self._session.connected
+            self._do(self._session.handle(m.Finish(failed, message[:1000], self._step)))
+        if connected:
+            self._recorded.wait(FINISH_SECONDS)
+        with self._lock:
+            self._driver = None
+            self._connected.clear()
+            self._pending = False
+        driver.stop(STOP_SECONDS)
+        with _live_lock:
+            if _live.get(self._name) is self:
+                del _live[self._name]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # SystemExit(0) is how a program says that all is well.
+        failed = kind is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))
+        self.finish(failed=failed, message=_describe(error) if failed else "")
+
+    def _become_inert(self) -> None:
+        """In a forked child: no network, no threads, no end to report; values stay as they were."""
+        self._driver = None
+        self._finished = True
+        self._pending = False
+        # The parent's threads held these in a state that nobody will ever change again.
+        self._lock = threading.RLock()
+        self._connected = threading.Event()
+
+
+def _describe(error: BaseException | None) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return f"{type(error).__name__}: {error}" if error is not None else ""
+
+
+def _finish_all() -> None:
+    """At the interpreter's exit: a job that nobody finished has ended well, unless an exception ended the program."""
+    error = getattr(sys, "last_value", None)
+    for job in list(_live.values()):
+        job.finish(failed=error is not None, message=_describe(error))
+
+
+def _after_fork_in_child() -> None:
+    for job in _jobs:
+        job._become_inert()  # noqa: SLF001 - the fork's child is this module's business
+    _live.clear()
+
+
+atexit.register(_finish_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)
