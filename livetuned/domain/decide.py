@@ -408,7 +408,7 @@ def report_apply(
                     Reason.INVALID_REQUEST, f"variable '{outcome.target}' applied without its value", job=job.name,
                     variable=outcome.target, rule="an effective value",
                 )  # fmt: skip
-            if change_revision > job.ranks[rank].acknowledged:
+            if change_revision > variable.acknowledged.get(rank, 0):
                 fresh.append(outcome)
     return Applied(change_revision, rank, step, tuple(fresh)) if fresh else None
 

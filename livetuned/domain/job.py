@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from livetuned.domain import limits
 from livetuned.domain.records import (
@@ -19,6 +20,8 @@ from livetuned.domain.records import (
 )
 from livetuned.domain.specs import TriggerSpec, VariableSpec
 from livetuned.domain.values import Value
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class VariableState:
     """Whether that record is a change (else a declaration)."""
     applied: Mapping[int, AppliedValue] = field(default_factory=dict)
     """By rank. Ranks that never applied a change of it are absent: they use what they declared."""
+    acknowledged: Mapping[int, int] = field(default_factory=dict)
+    """By rank: revision of the newest change of it that the rank's process acknowledged; it does so in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,6 @@ class RankState:
     process: Process
     revision: int
     """Revision of its registration."""
-    acknowledged: int = 0
-    """Revision of the newest change whose assignments this process has acknowledged; it does so in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +150,18 @@ def _registered(job: Job | None, record: Record, payload: Registered) -> Job:
         ranks={**job.ranks, payload.rank: rank},
         variables={
             # What the dead process used says nothing about the new one.
-            name: replace(state, applied={r: a for r, a in state.applied.items() if r != payload.rank})
+            name: replace(
+                state,
+                applied=_without(state.applied, payload.rank),
+                acknowledged=_without(state.acknowledged, payload.rank),
+            )
             for name, state in job.variables.items()
         },
     )
+
+
+def _without(by_rank: Mapping[int, T], rank: int) -> dict[int, T]:
+    return {other: item for other, item in by_rank.items() if other != rank}
 
 
 def _same(one: Value, other: Value) -> bool:
@@ -199,17 +210,17 @@ def _changed(job: Job, record: Record, payload: Changed) -> Job:
 
 
 def _applied(job: Job, payload: Applied) -> Job:
-    variables, triggers, ranks = dict(job.variables), dict(job.triggers), dict(job.ranks)
+    variables, triggers, rank = dict(job.variables), dict(job.triggers), payload.rank
     for outcome in payload.outcomes:
         if outcome.is_trigger:
             state = triggers[outcome.target]
             pending = tuple(revision for revision in state.pending if revision != payload.change_revision)
             triggers[outcome.target] = replace(state, pending=pending)
-        elif outcome.effective is not None and outcome.status is not ApplyStatus.SUPERSEDED:
+        else:
             variable = variables[outcome.target]
-            value = AppliedValue(outcome.effective, payload.change_revision, payload.step)
-            variables[outcome.target] = replace(variable, applied={**variable.applied, payload.rank: value})
-    rank = ranks[payload.rank]
-    if not all(outcome.is_trigger for outcome in payload.outcomes):
-        ranks[payload.rank] = replace(rank, acknowledged=max(rank.acknowledged, payload.change_revision))
-    return replace(job, variables=variables, triggers=triggers, ranks=ranks)
+            applied = variable.applied
+            if outcome.effective is not None and outcome.status is not ApplyStatus.SUPERSEDED:
+                applied = {**applied, rank: AppliedValue(outcome.effective, payload.change_revision, payload.step)}
+            acknowledged = {**variable.acknowledged, rank: payload.change_revision}
+            variables[outcome.target] = replace(variable, applied=applied, acknowledged=acknowledged)
+    return replace(job, variables=variables, triggers=triggers)

@@ -65,6 +65,7 @@ class Sessions:
         self._open: dict[tuple[str, int], Session] = {}
         self._kept_until = clock.monotonic() + RETURN_GRACE_SECONDS
         self._kept: set[tuple[str, int]] = set()
+        self._last_steps: dict[str, int] = {}
         self._commit_times: dict[int, float] = {}
         self._registering = asyncio.Lock()
 
@@ -86,6 +87,15 @@ class Sessions:
     def connected(self, job: str) -> list[Session]:
         """Returns the open sessions of a job by rank."""
         return sorted((s for (name, _), s in self._open.items() if name == job), key=lambda session: session.rank)
+
+    def step(self, job: Job) -> int:
+        """Returns the step a job is at, or the last one that is known of it; 0 if none is."""
+        if job.ended is not None:
+            return job.ended.step
+        if sessions := self.connected(job.name):
+            return max(0, *(session.step for session in sessions))
+        applied = (value.step for state in job.variables.values() for value in state.applied.values())
+        return max([self._last_steps.get(job.name, 0), *applied])
 
     def status(self, job: Job) -> JobStatus:
         """Tells what a job is doing."""
@@ -199,6 +209,7 @@ class Sessions:
         """Closes a session; the job is lost if it was the last one and the job has not ended."""
         if self._open.get((session.job, session.rank)) is session:
             del self._open[session.job, session.rank]
+            self._last_steps[session.job] = max(0, session.step)
             job = self._engine.job(session.job)
             if job is not None and job.ended is None:
                 log.info("job %s: rank %d is gone at step %d", session.job, session.rank, session.step)

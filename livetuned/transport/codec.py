@@ -267,18 +267,17 @@ def _process_to_wire(process: Process) -> types_pb2.Process:
     )
 
 
-def job_to_wire(job: Job, status: JobStatus, sessions: Sequence[Session], *, full: bool) -> types_pb2.Job:
+def job_to_wire(job: Job, status: JobStatus, step: int, sessions: Sequence[Session], *, full: bool) -> types_pb2.Job:
     """Returns a job as its message.
 
     Args:
         job: The job's state.
         status: What it is doing.
+        step: The step it is at.
         sessions: Its open sessions.
         full: Whether variables and triggers are included.
     """
     steps = {session.rank: session.step for session in sessions}
-    ended_step = 0 if job.ended is None else job.ended.step
-    applied_steps = (value.step for state in job.variables.values() for value in state.applied.values())
     message = types_pb2.Job(
         name=names.job_resource(job.name),
         state=_STATES[status],
@@ -288,7 +287,7 @@ def job_to_wire(job: Job, status: JobStatus, sessions: Sequence[Session], *, ful
         ended_time=_timestamp(job.ended_us) if job.ended is not None else None,
         end_message="" if job.ended is None else job.ended.message,
         revision=job.revision,
-        step=max([0, ended_step, *steps.values(), *applied_steps]),
+        step=step,
         ranks=[
             types_pb2.Rank(
                 rank=rank,

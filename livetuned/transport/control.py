@@ -82,7 +82,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
 
     def _to_wire(self, job: Job, *, full: bool) -> types_pb2.Job:
         sessions = self._s.sessions
-        return codec.job_to_wire(job, sessions.status(job), sessions.connected(job.name), full=full)
+        return codec.job_to_wire(job, sessions.status(job), sessions.step(job), sessions.connected(job.name), full=full)
 
     async def ListJobs(  # noqa: N802 - the name in the contract
         self, request: control_pb2.ListJobsRequest, context: _Context

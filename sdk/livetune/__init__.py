@@ -15,21 +15,26 @@
 Importing this loads neither torch nor gRPC.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from livetune._version import __version__
-from livetune.errors import (
-    DaemonUnreachableError,
-    DeclarationError,
-    EndpointError,
-    InvalidNameError,
-    JobExistsError,
-    JobFinishedError,
-    LiveTuneError,
-    WireError,
-)
-from livetune.job import Job, init
-from livetune.messages import AppliedChange
-from livetune.trigger import Trigger
-from livetune.variable import Variable
+
+if TYPE_CHECKING:
+    from livetune.errors import (
+        DaemonUnreachableError,
+        DeclarationError,
+        EndpointError,
+        InvalidNameError,
+        JobExistsError,
+        JobFinishedError,
+        LiveTuneError,
+        WireError,
+    )
+    from livetune.job import Job, init
+    from livetune.messages import AppliedChange
+    from livetune.trigger import Trigger
+    from livetune.variable import Variable
 
 __all__ = [
     "AppliedChange",
@@ -47,3 +52,24 @@ __all__ = [
     "__version__",
     "init",
 ]
+
+_HOMES = {
+    "AppliedChange": "livetune.messages",
+    "Job": "livetune.job",
+    "Trigger": "livetune.trigger",
+    "Variable": "livetune.variable",
+    "init": "livetune.job",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Loaded when asked for: the daemon and ltctl use `livetune.v1` and must not carry the SDK along.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(_HOMES.get(name, "livetune.errors")), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

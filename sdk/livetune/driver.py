@@ -141,6 +141,9 @@ class Driver:
                         self._tell(logging.INFO, f"connected to {target}, port {answer.port}")
                     if event is not None:
                         self._deliver(event)
+                    if isinstance(event, m.EndRecorded):
+                        self._stopped.set()
+                        return
                 raise ConnectionError("the daemon closed the stream")
             finally:
                 self._call = None

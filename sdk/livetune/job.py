@@ -89,8 +89,8 @@ class Job:
     """A training job that is tuned while it runs. Made by `init`.
 
     ``step`` is the safe point: changes take effect there, on the thread that calls it, and nowhere else. Variables may
-    be read from any thread; everything else belongs to the training thread. As a context manager the job finishes at the
-    end, as failed if an exception leaves.
+    be read from any thread; everything else belongs to the training thread. As a context manager the job finishes at
+    the end, as failed if an exception leaves.
     """
 
     def __init__(self, name: str, *, endpoint: str | None, rank: int, world_size: int) -> None:

@@ -366,9 +366,7 @@ def _outcome_line(words: str, name: str, applying: Applying, revision: int) -> s
         return f"{words}   accepted as revision {revision}"
     steps = sorted(set(applying.steps[name].values()))
     at = f"at step {steps[0]}" if len(steps) == 1 else f"at steps {steps[0]} to {steps[-1]}"
-    words_by_rank = dict.fromkeys(
-        render.status(item) + (f" ({safe(item.reason)})" if item.reason else "") for item in by_rank.values()
-    )
+    words_by_rank = dict.fromkeys(render.status_words(item) for item in by_rank.values())
     of = f" on {len(by_rank)} of {len(applying.ranks)} ranks" if len(applying.ranks) > 1 else ""
     return f"{words}   {', '.join(words_by_rank)} {at}{of}"
 

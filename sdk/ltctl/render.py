@@ -219,9 +219,10 @@ def event_data(event: control_pb2.Event) -> Data:
     return data
 
 
-def _outcome_words(outcome: types_pb2.Outcome) -> str:
-    why = f" ({safe(outcome.reason)})" if outcome.reason else ""
-    return f"{safe(outcome.variable_id or outcome.trigger_id)} {status(outcome)}{why}"
+def status_words(outcome: types_pb2.Outcome) -> str:
+    """Return what became of a part of a change, as a person says it."""
+    word = "consumed" if outcome.trigger_id and status(outcome) == "applied" else status(outcome)
+    return f"{word} ({safe(outcome.reason)})" if outcome.reason else word
 
 
 def event_words(event: control_pb2.Event) -> str:
@@ -238,7 +239,7 @@ def event_words(event: control_pb2.Event) -> str:
         why = f'  "{safe(event.change.reason)}"' if event.change.reason else ""
         return f"{change_words(event.change)}  by {safe(event.change.actor) or 'unknown'}{why}"
     if kind == "apply":
-        parts = [_outcome_words(item) for item in event.apply.outcomes]
+        parts = [f"{safe(item.variable_id or item.trigger_id)} {status_words(item)}" for item in event.apply.outcomes]
         rank = f" on rank {event.apply.rank}" if event.apply.rank else ""
         return f"{', '.join(parts)} at step {event.apply.step}{rank} (revision {event.apply.change_revision})"
     if kind == "ended":

@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from livetune.errors import LiveTuneError
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
+
+from livetune.errors import LiveTuneError
 
 
 class BindError(LiveTuneError, ValueError):
