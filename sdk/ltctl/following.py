@@ -27,13 +27,21 @@ class Place:
     store_id: str = ""
 
 
-def follow(client: Client, place: Place, deadline: float | None = None) -> Iterator[control_pb2.Event]:
+def follow(
+    client: Client, place: Place, deadline: float | None = None, *, known: bool = False
+) -> Iterator[control_pb2.Event]:
     """Yield events from a place on, for ever or until a deadline (monotonic), over restarts of the daemon.
 
+    Args:
+        client: The connection.
+        place: Where to begin; moved along.
+        deadline: When to end, by the monotonic clock.
+        known: Whether the daemon has answered before. If not, and it does not answer now, that is an error.
+
     Raises:
-        CommandError: The watch is refused; the daemon's store was replaced; no daemon answers at the first attempt.
+        CommandError: The watch is refused; the daemon's store was replaced; no daemon answers and none is known.
     """
-    told = connected_once = False
+    told, connected_once = False, known
     while deadline is None or time.monotonic() < deadline:
         try:
             for event in _follow_once(client, place, deadline):
@@ -110,7 +118,7 @@ def wait_applied(
     """
     applying = Applying(names, ranks)
     place = Place(change.job, change.revision, store_id)
-    for event in follow(client, place, time.monotonic() + seconds):
+    for event in follow(client, place, time.monotonic() + seconds, known=True):
         kind = event.WhichOneof("kind")
         if kind == "apply" and event.apply.change_revision == change.revision:
             applying.take(event.apply)

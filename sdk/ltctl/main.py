@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -40,7 +39,6 @@ def main() -> None:
     """Run ltctl and end with its exit code."""
     try:
         cli.main(prog_name="ltctl", standalone_mode=False)
-        sys.stdout.flush()
     except CommandError as error:
         note(f"ltctl: error: {error.message}")
         sys.exit(error.code)
@@ -55,7 +53,3 @@ def main() -> None:
         sys.exit(Exit.ERROR)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read us (head, less) has seen enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.OK)

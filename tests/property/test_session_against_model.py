@@ -29,7 +29,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.down: list[m.DaemonEvent] = []
         self.values = dict.fromkeys(NAMES, 0.0)
         self.applied: list[int] = []
-        self.visible = 0
+        self.visible = self.shown = 0
         self.step = 0
         self.told = 0
         """Revision up to which the daemon has put changes on the wire of this stream."""
@@ -44,6 +44,7 @@ class SessionMachine(RuleBasedStateMachine):
                     self.applied.append(action.revision)
             elif isinstance(action, m.Show):
                 self.visible += action.firings
+                self.shown += action.firings
         self.session.validate()
 
     @initialize()
@@ -167,6 +168,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert self.applied == sorted(set(self.applied))
         assert () == job.triggers["save"].pending
         assert 0 == self.session.unreported
+        assert job.triggers["save"].fired == self.shown
         newest = {item.variable: revision for revision, changed in self.changes for item in changed.assignments}
         for name, revision in newest.items():
             assert (revision, job.variables[name].desired) == (

@@ -130,6 +130,12 @@ def test_firings_are_shown_once_each_and_consumed_in_order() -> None:
     assert [m.Report(12, 7, consumed, "save"), m.Report(13, 8, consumed, "save")] == script.take_sent()
 
 
+def test_a_firing_that_is_repeated_after_it_was_recorded_is_not_shown_again() -> None:
+    script = connected(SAVE).feed(change(12, "save"), m.SafePoint(7), m.FiringConsumed("save", 7))
+    script.feed(m.ReportRecorded(12, "save"), change(12, "save"), m.SafePoint(8))
+    assert ["save"] == script.shown
+
+
 def test_a_firing_that_comes_by_two_ways_is_shown_once() -> None:
     script = connected(SAVE).feed(
         m.Declared((), (m.TriggerAnswer("save", (5, 12)),)), change(12, "save"), m.SafePoint(1)

@@ -1,0 +1,315 @@
+"""ltctl as a person types it, against a real daemon and a process of the contract."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from livetune.v1 import types_pb2
+from support.daemon import Daemon, eventually
+from support.process import Process, float_spec
+
+
+@dataclass
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+class Shell:
+    """Types ltctl commands."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.environment = {**os.environ, "LIVETUNE_ENDPOINT": daemon.target, "PYTHONIOENCODING": "utf-8"}
+
+    def __call__(self, *words: str, encoding: str = "utf-8") -> Answer:
+        environment = {**self.environment, "PYTHONIOENCODING": encoding}
+        run = subprocess.run([sys.executable, "-m", "ltctl", *words], capture_output=True, env=environment, timeout=60)
+        return Answer(run.returncode, run.stdout.decode(encoding), run.stderr.decode(encoding))
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ltctl", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+        )
+
+
+class Trainer(threading.Thread):
+    """Applies every change it is told of, one step later each, until the stream ends."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(daemon=True)
+        self._process = process
+        self.step = 100
+        self.refuse = ""
+
+    def run(self) -> None:
+        process = self._process
+        assert process._down is not None
+        try:
+            for response in process._down:
+                if response.WhichOneof("message") == "change":
+                    self.step += 1
+                    if self.refuse:
+                        self._refuse(response.change)
+                    else:
+                        process.apply(response.change, self.step)
+        except Exception:  # noqa: BLE001 - the stream ended, as the test wanted
+            return
+
+    def _refuse(self, change: types_pb2.Change) -> None:
+        outcomes = [
+            types_pb2.Outcome(
+                variable_id=item.variable_id,
+                status=types_pb2.APPLY_STATUS_REFUSED,
+                effective=item.old_value,
+                reason=self.refuse,
+            )
+            for item in change.assignments
+        ]
+        self._process.send(apply={"change_revision": change.revision, "step": self.step, "outcomes": outcomes})
+
+
+@pytest.fixture
+def shell(daemon: Daemon) -> Shell:
+    return Shell(daemon)
+
+
+@pytest.fixture
+def trainer(daemon: Daemon) -> Iterator[Trainer]:
+    with daemon.channel() as channel:
+        process = Process(channel, "vgg")
+        process.register()
+        process.open()
+        mode = types_pb2.VariableSpec(
+            variable_id="mode", type=types_pb2.VARIABLE_TYPE_STRING, choices=["train", "eval"]
+        )
+        mode.initial.string_value = "train"
+        process.declare(
+            float_spec("lr", 0.1, 1e-6, 1.0), float_spec("lc.strength", 0.0, 0.0), mode, triggers=("save", "stop")
+        )
+        process.send(progress={"step": 100})
+        trainer = Trainer(process)
+        trainer.start()
+        yield trainer
+        process.close()
+        trainer.join(10)
+
+
+def test_set_prints_old_new_and_the_step_and_history_keeps_it(shell: Shell, trainer: Trainer) -> None:
+    answer = shell("set", "vgg", "lr=0.01", "lc.strength=0.2", "--reason", "x")
+    assert (0, "") == (answer.code, answer.err)
+    assert [
+        "lr 0.1 → 0.01   applied at step 101",
+        "lc.strength 0 → 0.2   applied at step 101",
+    ] == answer.out.splitlines()
+    (change,) = json.loads(shell("history", "vgg", "-o", "json").out)
+    assert ("x", 101, [("lr", 0.1, 0.01), ("lc.strength", 0.0, 0.2)]) == (
+        change["reason"],
+        change["applies"][0]["step"],
+        [(item["variable"], item["old"], item["new"]) for item in change["assignments"]],
+    )
+    assert "@" in change["actor"]
+    assert "lr 0.1 → 0.01, lc.strength 0 → 0.2   step 101   x" in shell("history", "vgg").out
+
+
+def test_every_mistake_has_its_exit_code_and_changes_nothing(shell: Shell, trainer: Trainer) -> None:
+    cases = [
+        (("set", "vgg", "lr=nan"), 5, "'lr': nan is refused, it must be finite"),
+        (("set", "vgg", "lr=-1"), 5, "it must be >= 1e-06"),
+        (("set", "vgg", "mode=evall"), 5, "one of 'train', 'eval'"),
+        (("set", "vgg", "lr=abc"), 2, "'abc' is not a float"),
+        (("set", "vgg", "lr=0.1", "momentun=1"), 3, "no variable 'momentun'"),
+        (("set", "vgg", "lc.strenght=1"), 3, "did you mean 'lc.strength'?"),
+        (("set", "vg", "lr=1"), 3, "did you mean 'vgg'?"),
+        (("set", "v g", "lr=1"), 2, "job name 'v g' is not allowed"),
+        (("set", "vgg", "l r=1"), 2, "variable name 'l r' is not allowed"),
+        (("set", "vgg", f"{'x' * 300}=1"), 2, "at most 200 bytes"),
+        (("set", "vgg", "lr=0.2", "--if-revision", "1"), 4, "after revision 1"),
+        (("set", "vgg"), 2, "Write: ltctl set JOB lr=0.01"),
+        (("set", "lr=1"), 2, "which job?"),
+        (("set", "vgg", "lr"), 2, "not of the form NAME=VALUE"),
+        (("trigger", "vgg", "sav"), 3, "did you mean 'save'?"),
+        (("trigger", "vgg", "lr"), 3, "'lr' is a variable"),
+        (("trigger", "vgg"), 2, "fire what?"),
+        (("get", "vgg", "nothing"), 3, "no variable or trigger 'nothing'"),
+        (("describe", "vgh"), 3, "did you mean 'vgg'?"),
+        (("history", "vgh"), 3, "did you mean 'vgg'?"),
+        (("watch", "vgh"), 3, "did you mean 'vgg'?"),
+        (("watch", "vgg", "--after", "1000"), 2, "revision 1000 is not one of this store"),
+        (("stt", "vgg", "lr=1"), 2, "did you mean 'set'?"),
+        (("get", "vgg", "-o", "xml"), 2, "'xml' is not one of"),
+        (("--port", "1", "get"), 7, "127.0.0.1:1"),
+        (("--endpoint", "nonsense", "jobs"), 2, "host:port"),
+        (("--endpoint", "127.0.0.1:1", "jobs"), 7, "livetuned serve"),
+    ]
+    for words, code, text in cases:
+        answer = shell(*words)
+        assert code == answer.code, (words, answer)
+        assert "" == answer.out
+        assert answer.err.startswith("ltctl: error: ")
+        assert text in answer.err
+        assert "Traceback" not in answer.err
+    assert [] == json.loads(shell("history", "vgg", "-o", "json").out)
+
+
+def test_the_jobs_own_port_needs_no_name(shell: Shell, trainer: Trainer) -> None:
+    assert "applied at step" in shell("--port", "22000", "set", "lr=0.02").out
+    assert "lr     0.02" in shell("--port", "22000", "get", "lr").out
+    assert "job vgg: running" in shell("--port", "22000", "describe").out
+    assert 0 == shell("--port", "22000", "trigger", "save").code
+    assert "fire save" in shell("--port", "22000", "history").out
+
+
+def test_every_command_in_every_format(shell: Shell, trainer: Trainer) -> None:
+    shell("set", "vgg", "lr=0.5", "--reason", "r")
+    for words, name in [
+        (("jobs",), "vgg"),
+        (("get", "vgg"), "lr\nlc.strength\nmode\nsave\nstop"),
+        (("describe", "vgg", "lr"), "lr"),
+        (("history", "vgg"), "3"),
+    ]:
+        data = json.loads(shell(*words, "-o", "json").out)
+        assert data == yaml.safe_load(shell(*words, "-o", "yaml").out)
+        lines = [json.loads(line) for line in shell(*words, "-o", "jsonl").out.splitlines()]
+        assert lines == (data if isinstance(data, list) else [data])
+        assert f"{name}\n" == shell(*words, "-o", "name").out
+        wide = shell(*words, "-o", "wide").out
+        assert len(wide) >= len(shell(*words).out) > 0
+    data = json.loads(shell("set", "vgg", "mode=eval", "-o", "json").out)
+    assert [{"rank": 0, "status": "applied", "step": 102, "effective": "eval", "reason": ""}] == data["applied"]["mode"]
+
+
+def test_a_refusal_of_the_job_reaches_the_person(shell: Shell, trainer: Trainer) -> None:
+    trainer.refuse = "warm-up is not over"
+    answer = shell("set", "vgg", "lr=0.5")
+    assert 5 == answer.code
+    assert "refused (warm-up is not over)" in answer.out
+    assert "the job refused it: lr: warm-up is not over" in answer.err
+    assert "refused at step 101 (warm-up is not over)" in shell("history", "vgg").out
+
+
+def test_a_change_that_is_not_applied_in_time(daemon: Daemon, shell: Shell) -> None:
+    with daemon.channel() as channel:
+        process = Process(channel, "slow")
+        process.register()
+        process.open()
+        process.declare(float_spec("lr", 0.1))
+        answer = shell("set", "slow", "lr=0.5", "--timeout", "0.3")
+        assert 8 == answer.code
+        assert "accepted as revision 3, not applied within 0.3 s" in answer.err
+        assert 0 == shell("set", "slow", "lr=0.5", "--wait", "accepted").code
+        process.close()
+    eventually(lambda: "lost" in shell("jobs").out)
+    answer = shell("set", "slow", "lr=0.25", "--timeout", "0.3")
+    assert 8 == answer.code
+    assert "job slow is not connected: accepted as revision 5, it applies when the job is back" in answer.err
+
+
+def test_waiting_for_a_job_that_ends(daemon: Daemon, shell: Shell) -> None:
+    with daemon.channel() as channel:
+        process = Process(channel, "ends")
+        process.register()
+        process.open()
+        process.declare(float_spec("lr", 0.1))
+        waiting = shell.start("set", "ends", "lr=0.5")
+        process.expect("change")
+        process.send(end={"step": 5})
+        _, err = waiting.communicate(timeout=30)
+    assert 8 == waiting.returncode
+    assert "the job ended before it applied it" in err
+    assert "finished at step 5" in shell("set", "ends", "lr=0.5").err
+
+
+def test_watch_goes_on_over_a_restart_and_ends_with_130(daemon: Daemon, shell: Shell, tmp_path: Path) -> None:
+    with daemon.channel() as channel:
+        Process(channel, "one").register()
+    watch = shell.start("watch", "--after", "0", "-o", "jsonl")
+    assert watch.stdout is not None
+    assert watch.stderr is not None
+    try:
+        assert ("one", "registered", 1) == read_event(watch)
+        daemon.kill()
+        assert "going on when it is back" in watch.stderr.readline()
+        daemon.start()
+        with daemon.channel() as channel:
+            Process(channel, "two").register()
+        assert ("two", "registered", 2) == read_event(watch)
+        watch.send_signal(signal.SIGINT)
+        assert 130 == watch.wait(20)
+    finally:
+        watch.kill()
+        watch.wait()
+        watch.stdout.close()
+        watch.stderr.close()
+
+
+def read_event(watch: subprocess.Popen[str]) -> tuple[str, str, int]:
+    assert watch.stdout is not None
+    event = json.loads(watch.stdout.readline())
+    return event["job"], event["kind"], event["revision"]
+
+
+def test_waiting_survives_a_restart_of_the_daemon(daemon: Daemon, shell: Shell) -> None:
+    with daemon.channel() as channel:
+        process = Process(channel, "vgg")
+        process.register()
+        process.open()
+        process.declare(float_spec("lr", 0.1))
+        waiting = shell.start("set", "vgg", "lr=0.5", "--timeout", "30")
+        change = process.expect("change").change
+        daemon.kill()
+    daemon.start()
+    with daemon.channel() as channel:
+        back = Process(channel, "vgg", instance_id=process.instance_id)
+        back.register()
+        back.open(after_revision=change.revision)
+        back.declare(float_spec("lr", 0.1))
+        back.apply(change, step=77)
+        out, _ = waiting.communicate(timeout=40)
+    assert (0, "lr 0.1 → 0.5   applied at step 77\n") == (waiting.returncode, out)
+
+
+def test_a_terminal_without_arrows_and_a_reader_that_leaves(shell: Shell, trainer: Trainer) -> None:
+    answer = shell("set", "vgg", "lr=0.5", "--reason", "größer", encoding="ascii")
+    assert (0, "lr 0.1 -> 0.5   applied at step 101\n") == (answer.code, answer.out)
+    assert r"gr\xf6\xdfer" in shell("history", "vgg", encoding="ascii").out
+    watch = shell.start("watch", "--after", "0")
+    assert watch.stdout is not None
+    assert watch.stderr is not None
+    with watch.stdout, watch.stderr:
+        watch.stdout.readline()
+        watch.stdout.close()  # as `| head -n 1` does
+        shell("set", "vgg", "lr=0.6")
+        assert 1 == watch.wait(20)  # click's own answer to a broken pipe
+        assert "" == watch.stderr.read()
+
+
+def test_reasons_with_control_characters_are_escaped(shell: Shell, trainer: Trainer) -> None:
+    shell("set", "vgg", "lr=0.5", "--reason", "\x1b[2Jgone\nnext")
+    for words in (("history", "vgg"), ("watch", "vgg", "--after", "0", "-n", "3")):
+        out = shell(*words).out
+        assert r"\x1b[2Jgone\nnext" in out
+        assert "\x1b" not in out
+
+
+def test_no_daemon_says_how_to_start_one(make_daemon: Callable[..., Daemon]) -> None:
+    answer = Shell(make_daemon())("jobs")
+    assert 7 == answer.code
+    assert "No such file or directory" in answer.err
+    assert "start one with: livetuned serve" in answer.err
