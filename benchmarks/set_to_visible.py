@@ -1,6 +1,6 @@
 """From the call that sets a value to the value seen by the training loop; and what reads and an idle safe point cost.
 
-Three ways side by side, in turn, in one run: livetuned (durable), livetuned with the store's fsync off (what durability
+Three ways, in turn, in one run: livetuned (durable), livetuned with the store's fsync off (what durability
 costs), and LiveTune 0.0.8 through its own wire format. LiveTune lives in an environment of its own.
 """
 
@@ -18,15 +18,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import grpc
 
-from common import CLASSIC_PYTHON, HERE, classic_environment, machine, quantile, write_results
+from common import CLASSIC_PYTHON, CLASSIC_VERSION, HERE, classic_environment, machine, quantile, write_results
 from livetune.v1 import control_pb2, control_pb2_grpc
 
 Set = Callable[[float], None]
+
+BLOCKS = 5
+WARM_UP = 10
 
 
 @contextmanager
@@ -42,12 +45,28 @@ def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
         running.wait(10)
 
 
-def line(running: subprocess.Popen[str]) -> str:
+def line(running: subprocess.Popen[str], start: str = "") -> str:
+    """Returns the next line that begins so; LiveTune prints others in between."""
     assert running.stdout is not None
-    text = running.stdout.readline()
-    if not text:
-        raise RuntimeError(f"{running.args} ended")
-    return text.strip()
+    while True:
+        text = running.stdout.readline()
+        if not text:
+            raise RuntimeError(f"{running.args} ended")
+        if text.startswith(start):
+            return text.strip()
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextmanager
@@ -55,8 +74,6 @@ def livetuned(folder: Path, *flags: str) -> Iterator[tuple[Set, subprocess.Popen
     endpoint = f"unix:{folder}/run/d.sock"
     serve = (sys.executable, "-m", "livetuned", "serve", "--state", str(folder / "state"), "--listen", endpoint)
     ports = ("--metrics", "127.0.0.1:0", "--job-ports", "23000-23009")
-    if folder.name == "memory":
-        ports = ("--metrics", "127.0.0.1:0", "--job-ports", "23010-23019")
     with process(*serve, *ports, *flags) as daemon:
         line(daemon)
         with (
@@ -75,9 +92,10 @@ def livetuned(folder: Path, *flags: str) -> Iterator[tuple[Set, subprocess.Popen
 
 
 @contextmanager
-def livetune_classic() -> Iterator[tuple[Set, subprocess.Popen[str]]]:
+def livetune_classic(_: Path) -> Iterator[tuple[Set, subprocess.Popen[str]]]:
     with process(str(CLASSIC_PYTHON), str(HERE / "loops" / "classic.py")) as loop:
-        dictionary = int(line(loop).split()[1])
+        dictionary = int(line(loop, "ready").split()[1])
+        wait_for_port(dictionary)
 
         def change(value: float) -> None:
             # The wire format has no framing: each send must arrive alone, so the client waits for each answer.
@@ -93,20 +111,38 @@ def livetune_classic() -> Iterator[tuple[Set, subprocess.Popen[str]]]:
         yield change, loop
 
 
-def measure(ways: dict[str, tuple[Set, subprocess.Popen[str]]], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """One change each way in turn, `rounds` times. Milliseconds to the value seen, and to the call's return."""
-    results: dict[str, dict[str, list[float]]] = {name: {"visible": [], "returned": []} for name in ways}
+def measure(change: Set, loop: subprocess.Popen[str], rounds: int) -> dict[str, list[float]]:
+    """Changes the value `rounds` times. Milliseconds until the loop saw it, and until the call returned."""
+    results: dict[str, list[float]] = {"visible": [], "returned": []}
     pause = random.Random(0)
-    for number in range(1, rounds + 1):
-        for name, (change, loop) in ways.items():
-            time.sleep(pause.uniform(0.001, 0.01))  # not in step with the loop
-            begun = time.monotonic_ns()
-            change(float(number))
-            returned = time.monotonic_ns()
-            value, seen = line(loop).split()
-            assert float(value) == number
-            results[name]["visible"].append((int(seen) - begun) / 1e6)
-            results[name]["returned"].append((returned - begun) / 1e6)
+    for number in range(-WARM_UP, rounds):
+        time.sleep(pause.uniform(0.001, 0.01))  # not in step with the loop
+        value = float(number + WARM_UP + 1)
+        begun = time.monotonic_ns()
+        change(value)
+        returned = time.monotonic_ns()
+        _, said, seen = line(loop, "seen").split()
+        assert float(said) == value
+        if number >= 0:
+            results["visible"].append((int(seen) - begun) / 1e6)
+            results["returned"].append((returned - begun) / 1e6)
+    return results
+
+
+def measure_all(rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Measures every way, alone on the machine, in turn, in several blocks: the machine's speed drifts."""
+    ways: dict[str, Callable[[Path], AbstractContextManager[tuple[Set, subprocess.Popen[str]]]]] = {
+        "livetuned": livetuned,
+        "livetuned, no fsync": lambda folder: livetuned(folder, "--unsafe-no-fsync"),
+        f"LiveTune {CLASSIC_VERSION}": livetune_classic,
+    }
+    results: dict[str, dict[str, list[float]]] = {name: {"visible": [], "returned": []} for name in ways}
+    for _ in range(BLOCKS):
+        for name, way in ways.items():
+            # On the disk of the checkout: fsync on a tmpfs proves nothing.
+            with tempfile.TemporaryDirectory(dir=HERE) as folder, way(Path(folder)) as (change, loop):
+                for kind, times in measure(change, loop, rounds // BLOCKS).items():
+                    results[name][kind] += times
     return results
 
 
@@ -131,18 +167,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1_000)
     rounds = parser.parse_args().rounds
     classic_environment()
-    with tempfile.TemporaryDirectory(dir=HERE) as scratch, ExitStack() as stack:
-        ways = {}
-        for name, folder, flags in (
-            ("livetuned", "disk", ()),
-            ("livetuned, no fsync", "memory", ("--unsafe-no-fsync",)),
-        ):
-            place = Path(scratch) / folder
-            place.mkdir()
-            ways[name] = (place, flags)
-        running = {name: stack.enter_context(livetuned(place, *flags)) for name, (place, flags) in ways.items()}
-        running["LiveTune 0.0.8"] = stack.enter_context(livetune_classic())
-        raw = measure(running, rounds)
+    raw = measure_all(rounds)
     with tempfile.TemporaryDirectory(dir=HERE) as scratch:
         costs = read_costs(Path(scratch))
 
@@ -153,7 +178,7 @@ def main() -> None:
         }
         for name, kinds in raw.items()
     }
-    peer = summary["LiveTune 0.0.8"]["visible"]["p50"]
+    peer = summary[f"LiveTune {CLASSIC_VERSION}"]["visible"]["p50"]
     attribute = costs["plain attribute"]["median"]
     tables = {
         "set-to-visible": [

@@ -22,6 +22,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent
 JOB = "digits"
+WARM_UP_STEPS = 800
+"""Steps after which the network has learned what it will: the penalty then has something to spoil."""
 
 LINE = re.compile(r"^step (\d+) loss (\S+) test_acc (\S+) slopes ?(.*)$", re.MULTILINE)
 
@@ -62,6 +64,8 @@ class Demo:
         self.daemon: subprocess.Popen[str] | None = None
         self.job: subprocess.Popen[bytes] | None = None
         self.begun = time.monotonic()
+        self.trained = 0.0
+        """Test accuracy before the penalty was raised."""
 
     # -- processes --
 
@@ -149,6 +153,7 @@ class Demo:
         self.start_job()
 
         def running() -> Any:
+            self.progress()
             return [job for job in self.ltctl_json("jobs") if job["state"] == "running"]
 
         (job,) = wait_for(running, "the job runs", 60)
@@ -183,6 +188,8 @@ class Demo:
     def linearise(self) -> None:
         """Raise the penalty: the slopes go to 1 while the network trains."""
         title("Raise the LayerCollapse penalty: the head's activations become linear while the network trains")
+        wait_for(lambda: self.progress()[0] >= WARM_UP_STEPS, f"step {WARM_UP_STEPS}", 60)
+        self.trained = self.progress()[1]
         self.ltctl("set", JOB, "lc.strength=0.5", "--reason", "make the head collapsible")
         self.show_progress()
 
@@ -233,8 +240,7 @@ class Demo:
         revisions = [json.loads(line)["revision"] for line in path.read_text().splitlines()]
         expect(revisions == sorted(set(revisions)), "the watch saw every revision once and in order")
         changes = {change["revision"] for change in self.ltctl_json("history", JOB)}
-        seen = {revision for revision in changes if revision >= revisions[0]}
-        expect(seen and seen <= set(revisions), "the watch missed no change, although the daemon was killed meanwhile")
+        expect(changes <= set(revisions), "the watch missed no change, although the daemon was killed meanwhile")
         print(f"\nltctl watch ran all the while: {len(revisions)} events, none missing, none twice.")
 
     def table(self) -> None:
@@ -242,7 +248,8 @@ class Demo:
         title("What came of it")
         summary = json.loads((self.out / "summary.json").read_text())
         before, after = summary["parameters_before"], summary["parameters_after"]
-        accuracy_before, accuracy_after = summary["test_accuracy_before_collapse"], summary["test_accuracy_end"]
+        accuracy_before = max(self.trained, summary["test_accuracy_before_collapse"])
+        accuracy_after = summary["test_accuracy_end"]
         saved = 1 - after / before
         rows = [
             ("", "before", "after", "difference"),
@@ -253,6 +260,10 @@ class Demo:
             ),
         ]  # fmt: skip
         print_table(rows)
+        print(
+            "\nTest accuracy is on images that the training never saw; 'before' is the better one of before the penalty"
+        )
+        print("was raised and right before the collapse.")
         print("\nThe change log:")
         self.ltctl("history", JOB)
         plot = self.out / "training.png"
@@ -268,7 +279,7 @@ class Demo:
         events = self.out / "watch.jsonl"
         with events.open("w") as file:
             watch = subprocess.Popen(
-                [BIN / "ltctl", "watch", JOB, "-o", "jsonl"],
+                [BIN / "ltctl", "watch", JOB, "--after", "0", "-o", "jsonl"],
                 stdout=file,
                 stderr=subprocess.DEVNULL,
                 env=self.environment,

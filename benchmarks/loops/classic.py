@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
+import os
+import sys
 import time
 
 from LiveTune.liveVar import liveVar
 
 BLOCK = bytes(200_000)
 
-with contextlib.redirect_stdout(io.StringIO()):  # it prints a banner
-    value = liveVar(0.0, "x")
-print("ready", value.dictionary_port[0], flush=True)
+# It prints a banner, and a line at every change from a thread of its own, which would run into ours.
+out = os.fdopen(os.dup(1), "w")
+sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+value = liveVar(0.0, "x")
+print("ready", value.dictionary_port[0], file=out, flush=True)
 last = 0.0
 while last >= 0:
     hashlib.sha256(BLOCK).digest()
@@ -21,4 +23,4 @@ while last >= 0:
     if current != last:
         now = time.monotonic_ns()
         last = current
-        print(last, now, flush=True)
+        print("seen", last, now, file=out, flush=True)

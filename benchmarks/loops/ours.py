@@ -22,5 +22,5 @@ while last >= 0:
     if value.value != last:
         now = time.monotonic_ns()
         last = value.value
-        print(last, now, flush=True)
+        print("seen", last, now, flush=True)
 job.finish()

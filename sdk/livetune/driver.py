@@ -49,6 +49,8 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
+    # A proxy that the environment names for the web leads nowhere near a daemon.
+    ("grpc.enable_http_proxy", 0),
 ]
 
 
@@ -85,6 +87,8 @@ class Driver:
         self._told = ""
         self._refused = False
         self._position_refused = False
+        self.trying = True
+        """False during the pauses between attempts."""
         self._thread = threading.Thread(target=self._run, name=f"livetune-{identity.job}", daemon=True)
 
     def start(self) -> None:
@@ -107,10 +111,12 @@ class Driver:
         pause, longest = BACKOFF_SECONDS
         while not self._stopped.is_set():
             begun = time.monotonic()
+            self.trying = True
             try:
                 self._converse()
             except Exception as error:  # noqa: BLE001 - whatever goes wrong here, training goes on
                 self._explain(error)
+            self.trying = False
             self._deliver(m.Disconnected(self._position_refused))
             if time.monotonic() - begun > longest:
                 pause = BACKOFF_SECONDS[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import operator
 import os
 import sys
 import threading
@@ -20,7 +21,7 @@ from livetune.endpoints import parse_endpoint
 from livetune.errors import DeclarationError, JobExistsError, JobFinishedError
 from livetune.messages import AppliedChange
 from livetune.session import Session
-from livetune.specs import Scalar, TriggerSpec, VariableSpec, check_job_name, declare_trigger, differences
+from livetune.specs import INT64_MAX, Scalar, TriggerSpec, VariableSpec, check_job_name, declare_trigger, differences
 from livetune.trigger import Trigger
 from livetune.variable import Variable
 
@@ -96,8 +97,9 @@ class Job:
     def __init__(self, name: str, *, endpoint: str | None, rank: int, world_size: int) -> None:
         self._name = name
         self._step = 0
-        self._pending = False
-        """Set by the driver's thread when there is something to do at the next safe point."""
+        self._started = False
+        self._pending = True
+        """There is something to do at the next safe point: at the first one always, to note that it was reached."""
         self._variables: dict[str, Variable[Any]] = {}
         self._triggers: dict[str, Trigger] = {}
         self._specs: dict[str, VariableSpec | TriggerSpec] = {}
@@ -109,7 +111,7 @@ class Job:
         self._recorded = threading.Event()
         self._finished = False
         identity = Identity(name, uuid.uuid4().hex, rank, world_size)
-        self._driver: Driver | None = Driver(identity, endpoint, self._deliver, lambda: self._step)
+        self._driver: Driver | None = Driver(identity, endpoint, self._deliver, self._reached)
         _jobs.add(self)
 
     def _start(self) -> None:
@@ -231,13 +233,22 @@ class Job:
 
         Args:
             step: The step's number; None counts on from the last one, from 1.
+
+        Raises:
+            TypeError: `step` is no whole number.
+            ValueError: `step` is negative, or takes more than 64 bits.
         """
-        self._step = self._step + 1 if step is None else step
+        self._step = self._step + 1 if step is None else _checked_step(step)
         if self._pending:
             self._apply()
 
+    def _reached(self) -> int:
+        """The step the program is at, -1 before the first safe point; for the driver."""
+        return self._step if self._started else -1
+
     def _apply(self) -> None:
         with self._lock:
+            self._started = True
             self._pending = False
             self._do(self._session.handle(m.SafePoint(self._step)))
 
@@ -253,6 +264,8 @@ class Job:
             if isinstance(event, m.Registered):
                 self._port = event.port
             self._do(self._session.handle(event))
+            if self._finished and isinstance(event, m.Disconnected):
+                self._recorded.set()  # the end does not wait for a daemon that has gone
             if self._session.connected:
                 self._connected.set()
             else:
@@ -342,9 +355,10 @@ class Job:
             if self._finished or driver is None:
                 return
             self._finished = True
-            connected = self._session.connected
-            self._do(self._session.handle(m.Finish(failed, message[:1000], self._step)))
-        if connected:
+            # Exceptions carry names of files, and those anything; the wire carries UTF-8.
+            message = message[:1000].encode("utf-8", "replace").decode()
+            self._do(self._session.handle(m.Finish(failed, message, self._step)))
+        if driver.trying:
             self._recorded.wait(FINISH_SECONDS)
         with self._lock:
             self._driver = None
@@ -370,9 +384,18 @@ class Job:
         self._driver = None
         self._finished = True
         self._pending = False
+        for trigger in self._triggers.values():
+            trigger._drop()  # noqa: SLF001 - the parent consumes its firings
         # The parent's threads held these in a state that nobody will ever change again.
         self._lock = threading.RLock()
         self._connected = threading.Event()
+
+
+def _checked_step(step: int) -> int:
+    number = operator.index(step)
+    if not 0 <= number <= INT64_MAX:
+        raise ValueError(f"step must be from 0 to 2**63 - 1, got {step!r}")
+    return number
 
 
 def _describe(error: BaseException | None) -> str:
@@ -383,12 +406,15 @@ def _describe(error: BaseException | None) -> str:
 
 def _finish_all() -> None:
     """At the interpreter's exit: a job that nobody finished has ended well, unless an exception ended the program."""
-    error = getattr(sys, "last_value", None)
+    # In an interactive session it is just the last mistake that was typed.
+    error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
     for job in list(_live.values()):
         job.finish(failed=error is not None, message=_describe(error))
 
 
 def _after_fork_in_child() -> None:
+    global _live_lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _live_lock = threading.Lock()
     for job in _jobs:
         job._become_inert()  # noqa: SLF001 - the fork's child is this module's business
     _live.clear()

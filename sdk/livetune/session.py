@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from livetune import messages as m
-from livetune.specs import Scalar, TriggerSpec, VariableSpec
+from livetune.specs import MAX_DECLARATION_BYTES, Scalar, TriggerSpec, VariableSpec
 
 __all__ = ["Session"]
 
@@ -32,7 +32,7 @@ class _Variable:
 class _Trigger:
     spec: TriggerSpec
     visible: deque[int] = field(default_factory=deque)
-    """Revisions of firings that were shown and not consumed, oldest first."""
+    """Revisions of firings that were shown and not consumed, oldest first; 0 for one of a store that was replaced."""
     seen: set[int] = field(default_factory=set)
     """Revisions of firings received and not yet recorded as consumed: what must not be shown again."""
     refused: bool = False
@@ -48,6 +48,8 @@ class _Waiting:
     actor: str = ""
     report: bool = True
     """False for a value taken over that no change had set: there is nothing to acknowledge."""
+    from_answer: bool = False
+    """A part of it came as the answer to a declaration; other parts may come with the answers still to come."""
 
 
 class Session:
@@ -57,7 +59,10 @@ class Session:
         self._variables: dict[str, _Variable] = {}
         self._triggers: dict[str, _Trigger] = {}
         self._waiting: dict[int, _Waiting] = {}
-        self._outbox: dict[tuple[int, str], m.Report] = {}
+        self._outbox: dict[tuple[int, str, tuple[str, ...]], m.Report] = {}
+        """By revision, trigger and names: what is declared later takes up its part of a change later."""
+        self._unanswered = 0
+        """Declarations on this stream that the daemon has not answered yet."""
         self._store_id = ""
         self._received = 0
         self._open = False
@@ -101,8 +106,9 @@ class Session:
             AssertionError: It does not.
         """
         for trigger in self._triggers.values():
-            assert set(trigger.visible) <= trigger.seen  # noqa: S101
-            assert list(trigger.visible) == sorted(set(trigger.visible))  # noqa: S101
+            visible = [revision for revision in trigger.visible if revision]
+            assert set(visible) <= trigger.seen  # noqa: S101
+            assert visible == sorted(set(visible))  # noqa: S101
         assert not (self._open and not self._store_id)  # noqa: S101
 
     # -- the program --
@@ -110,48 +116,69 @@ class Session:
     def _variable_declared(self, event: m.VariableDeclared) -> list[m.Action]:
         spec = event.spec
         self._variables[spec.name] = _Variable(spec, spec.initial)
-        return self._if_open(m.Declare(((spec, spec.initial),), ()))
+        return self._declare(((spec, spec.initial),), ())
 
     def _trigger_declared(self, event: m.TriggerDeclared) -> list[m.Action]:
         self._triggers[event.spec.name] = _Trigger(event.spec)
-        return self._if_open(m.Declare((), (event.spec,)))
+        return self._declare((), (event.spec,))
+
+    def _declare(
+        self, variables: tuple[tuple[VariableSpec, Scalar], ...], triggers: tuple[TriggerSpec, ...]
+    ) -> list[m.Action]:
+        if not self._open:
+            return []  # said when the stream opens
+        messages = _split(variables, triggers)
+        self._unanswered += len(messages)
+        return [m.Send(message) for message in messages]
 
     def _safe_point(self, event: m.SafePoint) -> list[m.Action]:
-        actions: list[m.Action] = []
-        waiting = sorted(self._waiting.items())
-        self._waiting = {}
-        # The last change of a variable that it can take: what comes before it at this safe point was never in effect.
-        last = {
-            name: revision
-            for revision, change in waiting
-            for name, value in change.assignments.items()
-            if self._refusal(name, value) is None
+        # A change that comes in the answers to several declarations is whole when the last answer is there.
+        held = {
+            revision: change for revision, change in self._waiting.items() if self._unanswered and change.from_answer
         }
+        waiting = sorted((revision, change) for revision, change in self._waiting.items() if revision not in held)
+        self._waiting = held
+        actions: list[m.Action] = [m.Pending()] if held else []
+        # The last change of each variable that it can take: no other is in effect after this safe point.
+        last: dict[str, tuple[int, Scalar]] = {}
         for revision, change in waiting:
-            outcomes = []
-            values: dict[str, tuple[Scalar, Scalar]] = {}
             for name, value in change.assignments.items():
-                variable = self._variables.get(name)
-                refusal = self._refusal(name, value)
-                if variable is None or value is None or refusal is not None:
-                    effective = None if variable is None else variable.value
-                    outcomes.append(m.Outcome(name, m.Status.REFUSED, effective, refusal or ""))
-                elif last[name] > revision or variable.seen > revision:
-                    outcomes.append(m.Outcome(name, m.Status.SUPERSEDED, value))
-                else:
-                    old, variable.value, variable.seen = variable.value, value, revision
-                    of = revision if change.report else 0
-                    actions.append(m.Assign(name, value, of, event.step, changed=old != value))
-                    outcomes.append(m.Outcome(name, m.Status.APPLIED, value))
-                    values[name] = (old, value)
-            if values:
-                of = revision if change.report else 0
-                actions.append(m.Record(m.AppliedChange(of, event.step, values, change.reason, change.actor)))
-            for name in change.firings:
-                self._triggers[name].visible.append(revision)
-                actions.append(m.Show(name, 1))
-            if outcomes and change.report:
-                actions += self._report(m.Report(revision, event.step, tuple(outcomes)))
+                if value is not None and self._refusal(name, value) is None and revision > self._variables[name].seen:
+                    last[name] = revision, value
+        for revision, change in waiting:
+            actions += self._take_effect(revision, change, event.step, last)
+        return actions
+
+    def _take_effect(
+        self, revision: int, change: _Waiting, step: int, last: dict[str, tuple[int, Scalar]]
+    ) -> list[m.Action]:
+        actions: list[m.Action] = []
+        outcomes = []
+        values: dict[str, tuple[Scalar, Scalar]] = {}
+        of = revision if change.report else 0
+        for name, value in change.assignments.items():
+            refusal = self._refusal(name, value)
+            variable = self._variables.get(name)
+            if variable is None:
+                outcomes.append(m.Outcome(name, m.Status.REFUSED, None, refusal or ""))
+                continue
+            winner, in_use = last.get(name, (0, variable.value))
+            if refusal is not None:
+                outcomes.append(m.Outcome(name, m.Status.REFUSED, in_use, refusal))
+            elif winner != revision:
+                outcomes.append(m.Outcome(name, m.Status.SUPERSEDED, in_use))
+            else:
+                old, variable.value, variable.seen = variable.value, in_use, revision
+                actions.append(m.Assign(name, in_use, of, step, changed=old != in_use))
+                outcomes.append(m.Outcome(name, m.Status.APPLIED, in_use))
+                values[name] = (old, in_use)
+        if values:
+            actions.append(m.Record(m.AppliedChange(of, step, values, change.reason, change.actor)))
+        for name in change.firings:
+            self._triggers[name].visible.append(revision)
+            actions.append(m.Show(name, 1))
+        if outcomes and change.report:
+            actions += self._report(m.Report(revision, step, tuple(outcomes)))
         return actions
 
     def _refusal(self, name: str, value: Scalar | None) -> str | None:
@@ -164,11 +191,13 @@ class Session:
 
     def _firing_consumed(self, event: m.FiringConsumed) -> list[m.Action]:
         revision = self._triggers[event.trigger].visible.popleft()
+        if not revision:
+            return []
         outcome = m.Outcome(event.trigger, m.Status.APPLIED)
         return self._report(m.Report(revision, event.step, (outcome,), event.trigger))
 
     def _report(self, report: m.Report) -> list[m.Action]:
-        self._outbox[report.revision, report.trigger] = report
+        self._outbox[report.revision, report.trigger, tuple(outcome.name for outcome in report.outcomes)] = report
         return self._if_open(report)
 
     def _tick(self, event: m.Tick) -> list[m.Action]:
@@ -200,7 +229,9 @@ class Session:
             variable.seen = 0
             variable.refused = False
         for trigger in self._triggers.values():
-            trigger.seen = set(trigger.visible)
+            # Shown firings can still be consumed; there is nobody left who could be told.
+            trigger.visible = deque(0 for _ in trigger.visible)
+            trigger.seen = set()
             trigger.refused = False
         self._waiting.clear()
         self._outbox.clear()
@@ -208,11 +239,12 @@ class Session:
     def _opened(self, _: m.Opened) -> list[m.Action]:
         self._open = True
         self._told_step = -1
+        self._unanswered = 0
         actions: list[m.Action] = []
         if self._variables or self._triggers:
             variables = tuple((variable.spec, variable.value) for variable in self._variables.values())
             triggers = tuple(trigger.spec for trigger in self._triggers.values())
-            actions.append(m.Send(m.Declare(variables, triggers)))
+            actions += self._declare(variables, triggers)
         actions += [m.Send(report) for report in self._outbox.values()]
         if self._end is not None:
             actions.append(m.Send(self._end))
@@ -220,31 +252,42 @@ class Session:
 
     def _declared(self, event: m.Declared) -> list[m.Action]:
         actions: list[m.Action] = []
+        self._unanswered = max(0, self._unanswered - 1)
         for answer in event.variables:
-            variable = self._variables[answer.name]
-            if answer.error:
-                if not variable.refused:
-                    actions.append(
-                        m.Warn(f"{answer.error}; {answer.name!r} works in this process, but can't be changed")
-                    )
-                variable.refused = True
-            elif answer.revision > variable.seen:
-                if answer.from_change or answer.desired != variable.value:
-                    self._take_over(answer)
-                else:
-                    variable.seen = answer.revision
+            actions += self._variable_answered(answer)
         for firing in event.triggers:
-            trigger = self._triggers[firing.name]
-            if firing.error:
-                if not trigger.refused:
-                    actions.append(m.Warn(f"{firing.error}; {firing.name!r} can't be fired"))
-                trigger.refused = True
-            for revision in firing.pending:
-                self._take_firing(firing.name, revision)
+            actions += self._trigger_answered(firing)
         return actions + ([m.Pending()] if self._waiting else [])
+
+    def _variable_answered(self, answer: m.VariableAnswer) -> list[m.Action]:
+        variable = self._variables.get(answer.name)
+        if variable is None:
+            return []
+        if answer.error:
+            told, variable.refused = variable.refused, True
+            text = f"{answer.error}; {answer.name!r} works in this process, but can't be changed"
+            return [] if told else [m.Warn(text)]
+        if answer.revision > variable.seen:
+            if answer.from_change or answer.desired != variable.value:
+                self._take_over(answer)
+            else:
+                variable.seen = answer.revision
+        return []
+
+    def _trigger_answered(self, answer: m.TriggerAnswer) -> list[m.Action]:
+        trigger = self._triggers.get(answer.name)
+        if trigger is None:
+            return []
+        for revision in answer.pending:
+            self._take_firing(answer.name, revision)
+        if not answer.error:
+            return []
+        told, trigger.refused = trigger.refused, True
+        return [] if told else [m.Warn(f"{answer.error}; {answer.name!r} can't be fired")]
 
     def _take_over(self, answer: m.VariableAnswer) -> None:
         waiting = self._waiting.setdefault(answer.revision, _Waiting(report=answer.from_change))
+        waiting.from_answer = True
         waiting.assignments.setdefault(answer.name, answer.desired)
 
     def _take_firing(self, name: str, revision: int) -> None:
@@ -269,7 +312,10 @@ class Session:
         return [m.Pending()]
 
     def _report_recorded(self, event: m.ReportRecorded) -> list[m.Action]:
-        self._outbox.pop((event.revision, event.trigger), None)
+        # Reports are recorded in the order in which they were sent.
+        recorded = next((key for key in self._outbox if key[:2] == (event.revision, event.trigger)), None)
+        if recorded is not None:
+            del self._outbox[recorded]
         if event.trigger in self._triggers:
             self._triggers[event.trigger].seen.discard(event.revision)
         return []
@@ -280,6 +326,26 @@ class Session:
 
     def _disconnected(self, event: m.Disconnected) -> list[m.Action]:
         self._open = False
+        self._unanswered = 0
         if event.position_refused:
             self._store_id = ""
         return []
+
+
+def _split(variables: tuple[tuple[VariableSpec, Scalar], ...], triggers: tuple[TriggerSpec, ...]) -> list[m.Declare]:
+    """Spread declarations over messages that the daemon accepts by their size."""
+    messages: list[m.Declare] = []
+    room = 0
+    for spec, value in variables:
+        if spec.weight > room:
+            messages.append(m.Declare((), ()))
+            room = MAX_DECLARATION_BYTES
+        room -= spec.weight
+        messages[-1] = m.Declare((*messages[-1].variables, (spec, value)), ())
+    for trigger in triggers:
+        if trigger.weight > room:
+            messages.append(m.Declare((), ()))
+            room = MAX_DECLARATION_BYTES
+        room -= trigger.weight
+        messages[-1] = m.Declare(messages[-1].variables, (*messages[-1].triggers, trigger))
+    return messages

@@ -27,7 +27,10 @@ Scalar = float | int | bool | str
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_NAME_BYTES = 200
+_OVERHEAD_BYTES = 100
 MAX_TEXT_BYTES = 64 * 1024
+MAX_DECLARATION_BYTES = 200_000
+"""Largest declaration, by weight. The daemon accepts messages of 256 KiB."""
 
 _JOB_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
@@ -55,6 +58,11 @@ class TriggerSpec:
 
     name: str
     doc: str = ""
+
+    @property
+    def weight(self) -> int:
+        """Upper estimate of its size on the wire, in bytes."""
+        return _OVERHEAD_BYTES + len(self.name) + (_size(self.doc) or 0)
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,16 @@ class VariableSpec:
         spec._check_itself()
         return spec
 
+    @property
+    def weight(self) -> int:
+        """Upper estimate of its size on the wire together with a value in use, in bytes."""
+        choices = [_size(choice) or 0 for choice in self.choices or ()]
+        value = 0
+        if self.kind is Kind.STR:
+            value = max(choices) if choices else MAX_TEXT_BYTES
+        texts = len(self.name) + (_size(self.unit) or 0) + (_size(self.doc) or 0)
+        return _OVERHEAD_BYTES + texts + 2 * value + sum(choices) + 4 * len(choices)
+
     def refusal(self, value: object) -> str | None:
         """Say why `value` is not allowed for this variable, or None if it is.
 
@@ -145,6 +163,11 @@ class VariableSpec:
         refusal = self.refusal(self.initial)
         if refusal is not None:
             raise DeclarationError(f"initial value: {refusal}")
+        if self.weight > MAX_DECLARATION_BYTES:
+            raise DeclarationError(
+                f"variable {self.name!r}: doc, unit and choices may take {MAX_DECLARATION_BYTES} bytes with the value, "
+                f"got {self.weight}"
+            )
         if self.scale is Scale.LOG:
             for what, value in (("min", self.minimum), ("initial value", self.initial)):
                 if isinstance(value, (int, float)) and value <= 0:

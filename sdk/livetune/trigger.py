@@ -28,6 +28,10 @@ class Trigger:
         """Make firings visible; for the job at its safe point only."""
         self._ready += firings
 
+    def _drop(self) -> None:
+        """Forget visible firings; for a forked child."""
+        self._ready = 0
+
     def __call__(self) -> bool:
         """Consume one visible firing.
 
