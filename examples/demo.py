@@ -256,7 +256,7 @@ class Demo:
             ("parameters", f"{before:,}", f"{after:,}", f"-{saved:.1%}"),
             (
                 "test accuracy", f"{accuracy_before:.2%}", f"{accuracy_after:.2%}",
-                f"{(accuracy_after - accuracy_before) * 100:+.2f} points",
+                f"{round((accuracy_after - accuracy_before) * 100, 2) + 0.0:+.2f} points",
             ),
         ]  # fmt: skip
         print_table(rows)

@@ -392,7 +392,10 @@ class Job:
 
 
 def _checked_step(step: int) -> int:
-    number = operator.index(step)
+    try:
+        number = operator.index(step)
+    except TypeError:
+        raise TypeError(f"step must be a whole number, got {step!r} of type {type(step).__name__}") from None
     if not 0 <= number <= INT64_MAX:
         raise ValueError(f"step must be from 0 to 2**63 - 1, got {step!r}")
     return number

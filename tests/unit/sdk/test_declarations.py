@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import pytest
@@ -60,6 +61,7 @@ def test_bad_names_of_variables_and_triggers(name: Any) -> None:
         ("x" * 70_000, {}, "65536 bytes"),
         ("\ud800", {}, "UTF-8"),
         (1.0, {"doc": 5}, "doc must be text"),
+        (1.0, {"doc": "d" * 200_000}, "may take 200000 bytes"),
     ],
 )
 def test_declarations_that_are_wrong(initial: Any, keywords: dict[str, Any], words: str) -> None:
@@ -130,3 +132,34 @@ def test_ranks_as_torchrun_sets_them() -> None:
     for environ in ({"RANK": "x"}, {"RANK": "4", "WORLD_SIZE": "4"}, {"RANK": "-1"}):
         with pytest.raises(ValueError, match="RANK"):
             _rank_from(environ)
+
+
+@pytest.mark.parametrize("step", [3.0, "3", [3]])
+def test_a_step_that_is_no_whole_number_is_told_where_it_is_made(step: Any) -> None:
+    job = local_job()
+    with pytest.raises(TypeError, match="step must be a whole number"):
+        job.step(step)
+    assert 0 == job.current_step
+
+
+@pytest.mark.parametrize("step", [-1, 2**63])
+def test_a_step_that_the_wire_cannot_carry_is_refused(step: int) -> None:
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        local_job().step(step)
+
+
+def test_a_step_may_be_any_integer() -> None:
+    np = pytest.importorskip("numpy")
+    job = local_job()
+    job.step(np.int64(7))
+    assert (7, int) == (job.current_step, type(job.current_step))
+
+
+def test_a_forked_child_does_not_consume_what_the_parent_is_to_consume() -> None:
+    job = local_job()
+    save = job.trigger("save")
+    save._show(1)
+    child = os.fork()
+    if child == 0:
+        os._exit(int(save()))
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from livetune import messages as m
 from livetune.session import Session
 from livetune.specs import TriggerSpec, VariableSpec
+from livetune.wire import request_from_message
 
 LR = VariableSpec.declare("lr", 0.1, minimum=0.0, maximum=1.0)
 WD = VariableSpec.declare("wd", 0.0)
@@ -211,3 +212,70 @@ def test_the_end_is_said_now_or_when_the_stream_opens() -> None:
     script.feed(m.Disconnected(), m.Registered("store", 1, 21_000, 10), m.Opened("store", 10))
     assert m.End(True, "boom", 9) == script.take_sent()[-1]
     assert [m.Ended()] == script.feed(m.EndRecorded()).others
+
+
+def test_a_change_that_comes_in_several_answers_is_applied_whole() -> None:
+    script = connected().feed(m.VariableDeclared(LR), m.VariableDeclared(WD))
+    script.feed(m.Declared((m.VariableAnswer("lr", 0.5, 7, True),)), m.SafePoint(1))
+    assert [] == script.assigned
+    script.feed(m.Declared((m.VariableAnswer("wd", 0.1, 7, True),)), m.SafePoint(2))
+    assert [("lr", 0.5, 7, 2), ("wd", 0.1, 7, 2)] == script.assigned
+    assert applied(7, 2, lr=0.5, wd=0.1) == script.take_sent()[-1]
+
+
+def test_what_waits_for_an_answer_is_asked_for_anew_when_the_stream_breaks() -> None:
+    script = connected().feed(m.VariableDeclared(LR), m.VariableDeclared(WD))
+    script.feed(m.Declared((m.VariableAnswer("lr", 0.5, 7, True),)), m.Disconnected(), m.SafePoint(1))
+    assert [("lr", 0.5, 7, 1)] == script.assigned
+
+
+def test_parts_of_a_change_that_are_declared_later_keep_reports_of_their_own() -> None:
+    script = connected(LR).feed(m.Declared((m.VariableAnswer("lr", 0.5, 7, True),)), m.SafePoint(1))
+    script.feed(m.VariableDeclared(WD), m.Declared((m.VariableAnswer("wd", 0.1, 7, True),)), m.SafePoint(2))
+    script.feed(m.Disconnected(), m.Registered("store", 1, 21_000, 10))
+    script.take_sent()
+    script.feed(m.Opened("store", 10))
+    assert [applied(7, 1, lr=0.5), applied(7, 2, wd=0.1)] == script.take_sent()[1:]
+    script.feed(m.ReportRecorded(7))
+    assert 1 == script.session.unreported
+
+
+def test_what_was_superseded_or_refused_tells_the_value_in_use() -> None:
+    script = connected(LR).feed(change(12, lr=0.5), change(13, lr=7.0), change(14, lr=0.6), m.SafePoint(42))
+    outcomes = [report.outcomes[0] for report in script.take_sent() if isinstance(report, m.Report)]
+    assert [(m.Status.SUPERSEDED, 0.6), (m.Status.REFUSED, 0.6), (m.Status.APPLIED, 0.6)] == [
+        (outcome.status, outcome.effective) for outcome in outcomes
+    ]
+    script.feed(m.Declared((m.VariableAnswer("lr", 0.9, 20, True),)), m.SafePoint(43), change(18, lr=0.2))
+    script.take_sent()
+    script.feed(m.SafePoint(44))
+    assert [m.Report(18, 44, (m.Outcome("lr", m.Status.SUPERSEDED, 0.9),))] == script.take_sent()
+
+
+def test_a_firing_of_a_replaced_store_is_consumed_without_a_report_and_hides_none_of_the_new_store() -> None:
+    script = connected(SAVE).feed(change(12, "save"), m.SafePoint(1), m.Disconnected())
+    script.feed(m.Registered("other", 1, 21_000, 3), m.Opened("other", 3), change(12, "save"), m.SafePoint(2))
+    assert ["save", "save"] == script.shown
+    script.take_sent()
+    script.feed(m.FiringConsumed("save", 2))
+    assert [] == script.take_sent()
+    script.feed(m.FiringConsumed("save", 3))
+    assert [m.Report(12, 3, (m.Outcome("save", m.Status.APPLIED),), "save")] == script.take_sent()
+
+
+def test_answers_about_what_the_program_never_declared_are_passed_over() -> None:
+    stray = m.Declared((m.VariableAnswer("nobody", 1.0, 7, True),), (m.TriggerAnswer("nobody", (7,)),))
+    assert [] == connected(LR).feed(stray, m.SafePoint(1)).others
+
+
+def test_declarations_are_spread_over_messages_that_the_daemon_accepts() -> None:
+    script = Script()
+    for number in range(100):
+        script.feed(m.VariableDeclared(VariableSpec.declare(f"v{number}", 0.1, doc="d" * 4_000)))
+    script.feed(m.TriggerDeclared(SAVE), m.Registered("store", 1, 21_000, 10), m.Opened("store", 10))
+    declares = [message for message in script.take_sent() if isinstance(message, m.Declare)]
+    assert 101 == sum(len(message.variables) + len(message.triggers) for message in declares)
+    assert 3 == len(declares)
+    for message in declares:
+        request = request_from_message(message, job="vgg", instance_id="i", rank=0)
+        assert request.ByteSize() < 256 * 1024

@@ -1,0 +1,202 @@
+"""The driver against a small JobService of the test's own: what it says, and what it makes of odd daemons."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import pytest
+
+import livetune
+from livetune.v1 import job_pb2, job_pb2_grpc
+from support.daemon import eventually
+
+
+class Peer(job_pb2_grpc.JobServiceServicer):
+    """Answers what a test wants; keeps what it heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[job_pb2.SessionRequest] = []
+        self.registrations: list[job_pb2.RegisterRequest] = []
+        self.say: queue.SimpleQueue[job_pb2.SessionResponse | None] = queue.SimpleQueue()
+        self.refuse: grpc.StatusCode | None = None
+
+    def Register(  # noqa: N802
+        self, request: job_pb2.RegisterRequest, context: grpc.ServicerContext
+    ) -> job_pb2.RegisterResponse:
+        self.registrations.append(request)
+        if self.refuse is not None:
+            context.abort(self.refuse, "not today")
+        return job_pb2.RegisterResponse(store_id="store", run=1, port=21_000, revision=1)
+
+    def Session(  # noqa: N802
+        self, requests: Iterator[job_pb2.SessionRequest], context: grpc.ServicerContext
+    ) -> Iterator[job_pb2.SessionResponse]:
+        self.say = queue.SimpleQueue()
+        self.say.put(job_pb2.SessionResponse(opened=job_pb2.SessionOpened(store_id="store", revision=1)))
+        threading.Thread(target=self._listen, args=(requests, self.say), daemon=True).start()
+        while (response := self.say.get()) is not None:
+            yield response
+
+    def _listen(self, requests: Iterator[job_pb2.SessionRequest], say: Any) -> None:
+        try:
+            for request in requests:
+                self.heard.append(request)
+                if request.HasField("end"):
+                    say.put(job_pb2.SessionResponse(end_recorded=job_pb2.EndRecorded()))
+        except grpc.RpcError:
+            pass  # the other side has gone
+        finally:
+            say.put(None)
+
+    def kinds(self) -> list[str]:
+        return [request.WhichOneof("message") or "" for request in self.heard]
+
+    def change(self, revision: int, **values: float) -> None:
+        response = job_pb2.SessionResponse()
+        response.change.revision = revision
+        for name, value in values.items():
+            response.change.assignments.add(variable_id=name).new_value.float_value = value
+        self.say.put(response)
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    peer = Peer()
+    with futures.ThreadPoolExecutor(8) as pool:
+        server = grpc.server(pool)
+        job_pb2_grpc.add_JobServiceServicer_to_server(peer, server)
+        peer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"  # type: ignore[attr-defined]
+        server.start()
+        yield peer
+        server.stop(0).wait()
+        peer.say.put(None)
+
+
+@pytest.fixture
+def start(peer: Peer) -> Iterator[Callable[[str], livetune.Job]]:
+    made: list[livetune.Job] = []
+
+    def begin(name: str) -> livetune.Job:
+        made.append(livetune.init(name, endpoint=peer.target))  # type: ignore[attr-defined]
+        return made[-1]
+
+    yield begin
+    for job in made:
+        job.finish()
+
+
+def test_it_says_who_it_is_and_then_what_it_has(peer: Peer, start: Callable[[str], livetune.Job]) -> None:
+    job = start("who")
+    job.variable("lr", 0.1)
+    assert job.wait_connected(10)
+    eventually(lambda: "declare" in peer.kinds())
+    assert ["open", "declare"] == peer.kinds()
+    registration = peer.registrations[0]
+    assert ("jobs/who", 0, 1, livetune.__version__) == (
+        registration.job, registration.rank, registration.world_size, registration.process.sdk_version
+    )  # fmt: skip
+    assert (21_000, registration.instance_id) == (job.port, peer.heard[0].open.instance_id)
+
+
+def test_a_program_before_its_first_safe_point_does_not_tell_a_step(
+    peer: Peer, start: Callable[[str], livetune.Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("livetune.driver.TICK_SECONDS", 0.01)
+    ticks: list[int] = []
+    job = start("early")
+    assert job._driver is not None
+    reached = job._reached
+    monkeypatch.setattr(job._driver, "_step", lambda: (ticks.append(1), reached())[1])
+    eventually(lambda: len(ticks) > 3)
+    assert "progress" not in peer.kinds()
+    job.step(0)
+    eventually(lambda: "progress" in peer.kinds())
+    assert [0] == [request.progress.step for request in peer.heard if request.HasField("progress")]
+
+
+def test_a_web_proxy_of_the_environment_is_not_used(
+    peer: Peer, start: Callable[[str], livetune.Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert start("proxy").wait_connected(10)
+
+
+def test_an_end_before_the_connection_stands_is_recorded_all_the_same(peer: Peer) -> None:
+    with livetune.init("short", endpoint=peer.target) as job:  # type: ignore[attr-defined]
+        job.variable("lr", 0.1)
+    assert "end" == peer.kinds()[-1]
+
+
+def test_the_end_message_is_text_that_the_wire_can_carry(peer: Peer, start: Callable[[str], livetune.Job]) -> None:
+    job = start("odd")
+    assert job.wait_connected(10)
+    job.finish(failed=True, message="no such file: \udcff" + "x" * 2_000)
+    assert ("no such file: ?" + "x" * 985) == peer.heard[-1].end.message
+
+
+def test_finishing_without_a_daemon_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = livetune.init("alone", endpoint="unix:/nowhere/d.sock")
+    assert job._driver is not None
+    eventually(lambda: job._driver is not None and not job._driver.trying)
+    monkeypatch.setattr(job._recorded, "wait", lambda _: pytest.fail("waited"))
+    job.finish()
+
+
+def test_a_stream_that_breaks_is_taken_up_where_it_was(peer: Peer, start: Callable[[str], livetune.Job]) -> None:
+    job = start("breaks")
+    lr = job.variable("lr", 0.1)
+    assert job.wait_connected(10)
+    peer.change(5, lr=0.5)
+    eventually(lambda: (job.step(), lr.value == 0.5)[1])
+    eventually(lambda: "apply" in peer.kinds())
+    peer.say.put(None)
+    eventually(lambda: peer.kinds().count("apply") == 2)
+    openings = [request.open.after_revision for request in peer.heard if request.HasField("open")]
+    assert [1, 5] == openings
+    assert 1 == len({request.instance_id for request in peer.registrations})
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.NOT_FOUND])
+def test_a_daemon_that_refuses_is_told_of_once(
+    peer: Peer, start: Callable[[str], livetune.Job], caplog: pytest.LogCaptureFixture, code: grpc.StatusCode
+) -> None:
+    caplog.set_level(logging.INFO, "livetune")
+    peer.refuse = code
+    job = start("refused")
+    eventually(lambda: len(peer.registrations) >= 3)
+    job.step()
+    assert 1 == len(caplog.records)
+    peer.refuse = None
+    assert job.wait_connected(20)
+    assert ["WARNING", "INFO"] == [record.levelname for record in caplog.records]
+
+
+def test_what_nobody_understands_does_not_end_the_stream(peer: Peer, start: Callable[[str], livetune.Job]) -> None:
+    job = start("noise")
+    lr = job.variable("lr", 0.1, max=1.0)
+    assert job.wait_connected(10)
+    peer.say.put(job_pb2.SessionResponse())
+    peer.change(5, nobody=1.0, lr=7.0)
+    peer.change(6, lr=0.5)
+    eventually(lambda: (job.step(), lr.value == 0.5)[1])
+    assert 1 == len(peer.registrations)
+
+
+def test_an_uncaught_exception_of_an_interactive_session_is_not_the_end_of_the_job(
+    peer: Peer, start: Callable[[str], livetune.Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from livetune import job as module
+
+    assert start("typed").wait_connected(10)
+    monkeypatch.setattr(sys, "last_value", ValueError("a typing error"), raising=False)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    module._finish_all()
+    assert (False, "") == (peer.heard[-1].end.failed, peer.heard[-1].end.message)
