@@ -18,12 +18,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv module is needed (Debian: apt-get install python3-venv)"; exit 1; }
 	@echo "Setting up $(VENV): PyTorch is large, this takes some minutes the first time."
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 $(PROTO_VENV)/.installed: proto/tools.txt
-	$(PYTHON) -m venv --clear $(PROTO_VENV)
+	$(PYTHON) -m venv $(PROTO_VENV)
 	$(PROTO_BIN)/python -m pip install --quiet --disable-pip-version-check --requirement proto/tools.txt
 	@touch $@
 
