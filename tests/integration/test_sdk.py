@@ -364,10 +364,9 @@ def test_numbers_of_files_and_threads_return_to_what_they_were(
     once(0)
     assert daemon.process is not None
     here, there = psutil.Process(), psutil.Process(daemon.process.pid)
-    eventually(lambda: threading.active_count() == 1)
     before = here.num_fds(), there.num_fds(), there.num_threads()
     for number in range(1, 6):
         once(number)
-    eventually(lambda: threading.active_count() == 1)
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("livetune-")])
     eventually(lambda: here.num_fds() <= before[0] + 2 and there.num_fds() <= before[1] + 2)
     assert there.num_threads() <= before[2] + 2
