@@ -3,9 +3,42 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 
 import click
+
+REVISION_MAX = 2**63 - 1
+_SECONDS_MAX = 30 * 86_400.0
+
+
+def seconds(text: str | float) -> float:
+    """Read a time to wait: neither NaN nor an endless number may reach a timer.
+
+    Raises:
+        click.BadParameter: It is not a number from 0 to 30 days.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= _SECONDS_MAX:
+        raise click.BadParameter(f"{text!r} is not a number of seconds from 0 to {_SECONDS_MAX:g} (30 days)")
+    return number
+
+
+def word(text: str) -> str:
+    """Return a word of the command line if it can be sent: the wire carries valid UTF-8 only.
+
+    Raises:
+        click.BadParameter: It is not.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise click.BadParameter(f"'{shown}' is not valid UTF-8") from None
+    return text
 
 
 class NearestVerb(click.Group):

@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MESSAGE_BYTES = 256 * 2**20
+"""The largest answer taken: a page of the history, 1,000 changes of one value of 64 KiB each, old, new and applied."""
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    # A proxy meant for the web must not be asked for a daemon: http_proxy is set on most clusters, loopback or not.
+    ("grpc.enable_http_proxy", 0),
+    # A frozen daemon is noticed in 13 s by a watch; the HTTP/2 ping has a time-out of its own (a minute).
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+)
+
 CALL_SECONDS = 10.0
 """How long one call may take."""
 RETRY_SECONDS = 3.0
@@ -42,11 +54,16 @@ class Client:
         self._endpoint = endpoint
         self._port = port
         self._channel: grpc.Channel | None = None
+        self._connected_to = ""
 
     @property
     def scoped(self) -> bool:
         """Whether a job's own port is spoken to, so that no job need be named."""
         return self._port is not None
+
+    @property
+    def _hint(self) -> str:
+        return "is the job still running?" if self.scoped else "start one with: livetuned serve"
 
     def _target(self) -> str:
         if self._port is not None:
@@ -73,9 +90,9 @@ class Client:
             except EndpointError as error:
                 raise CommandError(Exit.USAGE, str(error)) from error
             except DaemonUnreachableError as error:
-                hint = "is the job still running?" if self.scoped else "start one with: livetuned serve"
-                raise CommandError(Exit.UNREACHABLE, f"{error}; {hint}") from error
-            self._channel = grpc.insecure_channel(target)
+                raise CommandError(Exit.UNREACHABLE, f"{error}; {self._hint}") from error
+            self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+            self._connected_to = target
         return control_pb2_grpc.ControlServiceStub(self._channel)
 
     def close(self) -> None:
@@ -90,7 +107,7 @@ class Client:
         Raises:
             CommandError: It was refused, with the exit code of its status.
         """
-        with errors_as_exits():
+        with self.errors_as_exits():
             return work(self.stub())
 
     def persistently(self, work: Callable[[control_pb2_grpc.ControlServiceStub], T]) -> T:
@@ -105,7 +122,7 @@ class Client:
             try:
                 stub = self.stub()
                 was_there = True
-                with errors_as_exits():
+                with self.errors_as_exits():
                     return work(stub)
             except CommandError as error:
                 # A daemon that was never there is not waited for: the person is told at once.
@@ -114,27 +131,31 @@ class Client:
                 self.close()
                 time.sleep(_PAUSE_SECONDS)
 
+    @contextmanager
+    def errors_as_exits(self) -> Iterator[None]:
+        """Turn a failed call into the command's end.
 
-@contextmanager
-def errors_as_exits() -> Iterator[None]:
-    """Turn a failed call into the command's end.
+        Raises:
+            CommandError: In place of a gRPC error.
+        """
+        import grpc
 
-    Raises:
-        CommandError: In place of a gRPC error.
-    """
-    import grpc
+        try:
+            yield
+        except grpc.RpcError as error:
+            from livetune.status import refusal_of
 
-    try:
-        yield
-    except grpc.RpcError as error:
-        from livetune.status import refusal_of
-
-        refusal = refusal_of(error)
-        message = safe(refusal.message)
-        nearest = refusal.metadata.get("nearest", "")
-        if nearest and nearest not in refusal.message:
-            message += f"; did you mean '{safe(nearest)}'?"
-        raise CommandError(BY_STATUS.get(refusal.code, Exit.ERROR), message) from error
+            refusal = refusal_of(error)
+            code = BY_STATUS.get(refusal.code, Exit.ERROR)
+            message = safe(refusal.message)
+            if code is Exit.UNREACHABLE and not refusal.reason:
+                # gRPC's own words say neither who was asked nor what to do.
+                where = f"no answer from a livetuned daemon at {self._connected_to}"
+                message = f"{where} ({message}); {self._hint}"
+            nearest = refusal.metadata.get("nearest", "")
+            if nearest and nearest not in refusal.message:
+                message += f"; did you mean '{safe(nearest)}'?"
+            raise CommandError(code, message) from error
 
 
 def metadata() -> tuple[tuple[str, str], ...]:
@@ -144,7 +165,8 @@ def metadata() -> tuple[tuple[str, str], ...]:
     except (KeyError, OSError):
         user = str(os.getuid())
     actor = f"{user}@{socket.gethostname()}"
-    return (("livetune-actor", actor.encode("ascii", "replace").decode()),)
+    # gRPC refuses the whole call for one character that a header can't hold.
+    return (("livetune-actor", "".join(character if " " <= character <= "~" else "?" for character in actor)),)
 
 
 def new_request_id() -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltctl.arguments import job_resource, parse_assignments, split_job
+from ltctl.arguments import REVISION_MAX, job_resource, parse_assignments, seconds, split_job, word
 from ltctl.client import CALL_SECONDS, Client, metadata, new_request_id
 from ltctl.exits import EXIT_HELP, CommandError, Exit
 from ltctl.text import arrow, note, out, safe, table, to_json, to_yaml
@@ -24,7 +24,7 @@ _SET_EXAMPLE = "ltctl set JOB lr=0.01"
 _output = click.option(
     "-o", "--output", "form", type=click.Choice(_FORMATS), default="table", show_default=True, help="Output format."
 )
-_reason = click.option("--reason", default="", metavar="TEXT", help="Why; kept in the history.")
+_reason = click.option("--reason", type=word, default="", metavar="TEXT", help="Why; kept in the history.")
 _wait = click.option(
     "--wait",
     type=click.Choice(["applied", "accepted"]),
@@ -33,7 +33,7 @@ _wait = click.option(
     help="Return when the job uses it, or as soon as it is on the daemon's disk.",
 )
 _timeout = click.option(
-    "--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS",
+    "--timeout", type=seconds, default=30.0, show_default=True, metavar="SECONDS",
     help="How long to wait for the apply.",
 )  # fmt: skip
 
@@ -104,6 +104,14 @@ def _get_job(client: Client, job: str) -> types_pb2.Job:
     return client.call(lambda stub: stub.GetJob(request, metadata=metadata(), timeout=CALL_SECONDS)).job
 
 
+def _without_own_name(job: types_pb2.Job, names: Sequence[str]) -> Sequence[str]:
+    """Drop the job's name from the front, needless on its own port, unless something in the job is called so too."""
+    from ltctl import render
+
+    known = {item.spec.variable_id for item in job.variables} | {item.spec.trigger_id for item in job.triggers}
+    return names[1:] if names and names[0] == render.leaf(job.name) and names[0] not in known else names
+
+
 def _chosen(job: types_pb2.Job, names: Sequence[str]) -> tuple[list[types_pb2.Variable], list[types_pb2.Trigger]]:
     import difflib
 
@@ -134,7 +142,7 @@ def _applied_cell(variable: types_pb2.Variable) -> tuple[str, str]:
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[JOB] [NAME]...")
+@click.argument("words", nargs=-1, type=word, metavar="[JOB] [NAME]...")
 @_output
 @click.pass_obj
 def get(client: Client, words: tuple[str, ...], form: str) -> None:
@@ -143,6 +151,8 @@ def get(client: Client, words: tuple[str, ...], form: str) -> None:
 
     name, names = split_job(words, scoped=client.scoped, example="ltctl get JOB")
     job = _get_job(client, name)
+    if client.scoped:
+        names = [*_without_own_name(job, names)]
     variables, triggers = _chosen(job, names)
 
     def lines() -> Iterable[str]:
@@ -191,7 +201,7 @@ def _rule(spec: types_pb2.VariableSpec) -> str:
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[JOB] [NAME]...")
+@click.argument("words", nargs=-1, type=word, metavar="[JOB] [NAME]...")
 @_output
 @click.pass_obj
 def describe(client: Client, words: tuple[str, ...], form: str) -> None:
@@ -200,6 +210,8 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
 
     name, names = split_job(words, scoped=client.scoped, example="ltctl describe JOB")
     job = _get_job(client, name)
+    if client.scoped:
+        names = [*_without_own_name(job, names)]
     variables, triggers = _chosen(job, names)
     data = render.job_data(job)
     data["variables"] = [render.variable_data(item) for item in variables]
@@ -240,11 +252,11 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
     name="set",
     epilog=EXIT_HELP,
 )
-@click.argument("words", nargs=-1, metavar="[JOB] NAME=VALUE...")
+@click.argument("words", nargs=-1, type=word, metavar="[JOB] NAME=VALUE...")
 @_reason
 @click.option(
     "--if-revision",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, REVISION_MAX),
     metavar="N",
     help="Only if none of these variables was changed after revision N (see `ltctl get`).",
 )
@@ -268,7 +280,8 @@ def set_values(
     # Said here already when the job was forgotten: the daemon would look for a job of that name.
     if words and "=" in words[0] and not client.scoped:
         raise click.UsageError(f"which job? Write: {_SET_EXAMPLE}, or give its port with --port")
-    job, rest = split_job(words, scoped=client.scoped, example=_SET_EXAMPLE)
+    own_port = client.scoped and (not words or "=" in words[0])
+    job, rest = split_job(words, scoped=own_port, example=_SET_EXAMPLE)
     texts = parse_assignments(rest, _SET_EXAMPLE)
     request = control_pb2.SetVariablesRequest(
         job=job_resource(job),
@@ -288,7 +301,7 @@ def set_values(
 
 
 @click.command(name="trigger", epilog=EXIT_HELP)
-@click.argument("words", nargs=-1, metavar="[JOB] NAME...")
+@click.argument("words", nargs=-1, type=word, metavar="[JOB] NAME...")
 @_reason
 @_wait
 @_timeout
@@ -300,6 +313,8 @@ def trigger(client: Client, words: tuple[str, ...], reason: str, wait: str, time
 
     example = "ltctl trigger JOB save"
     job, names = split_job(words, scoped=client.scoped, example=example)
+    if client.scoped and len(names) > 1:  # the first may be the job's name: the daemon knows
+        names = [*_without_own_name(_get_job(client, job), names)]
     if not names:
         raise click.UsageError(f"fire what? Write: {example}")
     request = control_pb2.FireTriggersRequest(
@@ -334,7 +349,11 @@ def _finish(
         if not ranks:
             job = render.leaf(change.job)
             note(f"job {job} is not connected: accepted as revision {change.revision}, it applies when the job is back")
-        applying = wait_applied(client, change, store_id, ranks, names, timeout)
+        try:
+            applying = wait_applied(client, change, store_id, ranks, names, timeout)
+        except KeyboardInterrupt:
+            note(f"ltctl: interrupted: accepted as revision {change.revision}, its apply was not waited for")
+            raise
     data = {
         **render.change_data(change),
         "applied": {
@@ -387,9 +406,12 @@ def _check_applied(applying: Applying, revision: int, timeout: float) -> None:
 
 
 @click.command()
-@click.argument("job", default="")
+@click.argument("job", type=word, default="")
 @click.option(
-    "--after", type=click.IntRange(min=0), metavar="REVISION", help="Begin after this revision [default: from now on]."
+    "--after",
+    type=click.IntRange(0, REVISION_MAX),
+    metavar="REVISION",
+    help="Begin after this revision [default: from now on].",
 )
 @click.option("--count", "-n", type=click.IntRange(min=1), metavar="N", help="End after N events.")
 @_output
@@ -418,9 +440,11 @@ def watch(client: Client, job: str, after: int | None, count: int | None, form: 
 
 
 @click.command()
-@click.argument("job", default="")
+@click.argument("job", type=word, default="")
 @click.option("-n", "--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="Newest N changes.")
-@click.option("--before", type=click.IntRange(min=1), metavar="REVISION", help="Only changes older than this revision.")
+@click.option(
+    "--before", type=click.IntRange(1, REVISION_MAX), metavar="REVISION", help="Only changes older than this revision."
+)
 @_output
 @click.pass_obj
 def history(client: Client, job: str, limit: int, before: int | None, form: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ltctl.client import Client, errors_as_exits, metadata
+from ltctl.client import Client, metadata
 from ltctl.exits import CommandError, Exit
 from ltctl.text import note
 
@@ -65,7 +65,7 @@ def _follow_once(client: Client, place: Place, deadline: float | None) -> Iterat
 
     request = control_pb2.WatchRequest(job=place.job, after_revision=place.after_revision, store_id=place.store_id)
     seconds = None if deadline is None else max(0.01, deadline - time.monotonic())
-    with errors_as_exits():
+    with client.errors_as_exits():
         responses = client.stub().Watch(request, metadata=metadata(), timeout=seconds)
         try:
             for response in responses:

@@ -46,7 +46,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         where = f" (see: {error.ctx.command_path} --help)" if error.ctx is not None else ""
-        note(f"ltctl: error: {error.format_message()}{where}")
+        message = error.format_message()
+        if isinstance(error, click.NoSuchOption) and error.option_name in ("--port", "--endpoint"):
+            message = f"{error.option_name} goes before the verb: ltctl {error.option_name} ... VERB"
+        note(f"ltctl: error: {message}{where}")
         sys.exit(Exit.USAGE)
     except click.ClickException as error:
         note(f"ltctl: error: {error.format_message()}")

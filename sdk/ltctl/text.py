@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 import click
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_RAW_IN_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_BEYOND_16_BITS = re.compile(r"([\U00010000-\U0010ffff])")
 _PLAIN_YAML = re.compile(r"[A-Za-z_/][A-Za-z0-9_./@-]*")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan", "inf", "infinity"}
 
@@ -24,9 +26,9 @@ def arrow() -> str:
     return "→" if _can_show("→") else "->"
 
 
-def _can_show(character: str) -> bool:
+def _can_show(text: str) -> bool:
     try:
-        character.encode(sys.stdout.encoding or "ascii")
+        text.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return False
     return True
@@ -52,7 +54,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def to_json(data: object, *, pretty: bool = True) -> str:
     """Write JSON, indented or in one line."""
-    return json.dumps(data, indent=2 if pretty else None, ensure_ascii=False)
+    indent = 2 if pretty else None
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    if not _can_show(text):
+        return json.dumps(data, indent=indent)
+    # JSON escapes only what is below a space; the rest that steers a terminal is escaped here, and still valid JSON.
+    return _RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def to_yaml(data: object, indent: str = "") -> str:
@@ -84,5 +91,11 @@ def _yaml_scalar(value: object) -> str:
         text = repr(value)
         # YAML 1.1 readers take 1e-05 for a text: a number needs its point.
         return text if "." in text or "e" not in text else text.replace("e", ".0e", 1)
-    # JSON's scalars are YAML's, and so are its empty containers.
+    if isinstance(value, str):
+        # JSON's escapes are YAML's too, but for the pairs of surrogates, which YAML readers don't join.
+        parts = _BEYOND_16_BITS.split(value)
+        parts[::2] = [json.dumps(part)[1:-1] for part in parts[::2]]
+        parts[1::2] = [f"\\U{ord(part):08x}" for part in parts[1::2]]
+        return f'"{"".join(parts)}"'
+    # JSON's other scalars are YAML's, and so are its empty containers.
     return json.dumps(value)

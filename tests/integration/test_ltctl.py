@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from livetune.v1 import types_pb2
+from livetune.v1 import control_pb2, control_pb2_grpc, types_pb2
 from support.daemon import Daemon, eventually
 from support.process import Process, float_spec
 
@@ -174,6 +174,76 @@ def test_the_jobs_own_port_needs_no_name(shell: Shell, trainer: Trainer) -> None
     assert "job vgg: running" in shell("--port", "22000", "describe").out
     assert 0 == shell("--port", "22000", "trigger", "save").code
     assert "fire save" in shell("--port", "22000", "history").out
+
+
+def test_the_job_may_be_named_on_its_own_port_too(shell: Shell, trainer: Trainer) -> None:
+    own = ("--port", "22000")
+    assert "applied at step" in shell(*own, "set", "vgg", "lr=0.02").out
+    assert "lr\n" == shell(*own, "get", "vgg", "lr", "-o", "name").out
+    assert "lr\n" == shell(*own, "describe", "vgg", "lr", "-o", "name").out
+    assert 0 == shell(*own, "trigger", "vgg", "save").code
+    assert 3 == shell(*own, "set", "other", "lr=0.02").code
+
+
+def test_a_proxy_for_the_web_is_not_asked(shell: Shell, trainer: Trainer) -> None:
+    shell.environment |= {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
+    answer = shell("--port", "22000", "jobs", "-o", "name")
+    assert (0, "vgg\n") == (answer.code, answer.out)
+
+
+def test_what_no_message_can_carry_is_a_usage_error(shell: Shell, trainer: Trainer) -> None:
+    for words in [
+        ("set", "vgg", "mode=\udcff"),
+        ("get", "\udcff"),
+        ("set", "vgg", "lr=0.5", "--reason", "\udcff"),
+        ("set", "vgg", "lr=0.5", "--timeout", "nan"),
+        ("set", "vgg", "lr=0.5", "--timeout", "inf"),
+        ("set", "vgg", "lr=0.5", "--if-revision", str(2**63)),
+        ("watch", "vgg", "--after", str(2**63)),
+        ("history", "vgg", "--before", str(2**63)),
+        ("jobs", "--port", "22000"),
+    ]:
+        answer = shell(*words)
+        assert (2, "", 1) == (answer.code, answer.out, answer.err.count("\n")), answer
+    assert [] == json.loads(shell("history", "vgg", "-o", "json").out)
+
+
+def test_a_server_of_another_kind_is_named(shell: Shell, daemon: Daemon) -> None:
+    answer = shell("--endpoint", f"127.0.0.1:{daemon.metrics_port}", "jobs")
+    assert (7, "") == (answer.code, answer.out)
+    assert f"no answer from a livetuned daemon at 127.0.0.1:{daemon.metrics_port}" in answer.err
+
+
+def test_ctrl_c_while_waiting_says_what_was_accepted(daemon: Daemon, shell: Shell) -> None:
+    with daemon.channel() as channel:
+        process = Process(channel, "vgg")
+        process.register()
+        process.open()
+        process.declare(float_spec("lr", 0.1))
+        with shell.start("set", "vgg", "lr=0.5") as waiting:
+            eventually(lambda: "lr 0.1 → 0.5" in shell("history", "vgg").out)
+            waiting.send_signal(signal.SIGINT)
+            _, err = waiting.communicate(timeout=20)
+        assert 130 == waiting.returncode
+        assert "ltctl: interrupted: accepted as revision 3, its apply was not waited for" == err.strip()
+        process.close()
+
+
+def test_a_history_of_large_values_is_read_in_one_answer(daemon: Daemon, shell: Shell) -> None:
+    with daemon.channel() as channel:
+        process = Process(channel, "vgg")
+        process.register()
+        process.open()
+        note = types_pb2.VariableSpec(variable_id="note", type=types_pb2.VARIABLE_TYPE_STRING)
+        note.initial.string_value = ""
+        process.declare(note)
+        stub = control_pb2_grpc.ControlServiceStub(channel)
+        for number in range(40):  # 40 times 60 kB, old and new: above the 4 MiB that gRPC takes unasked
+            update = control_pb2.VariableUpdate(variable_id="note", text=f"{number:060000}")
+            stub.SetVariables(control_pb2.SetVariablesRequest(job="jobs/vgg", updates=[update]), timeout=10)
+        answer = shell("history", "vgg", "-o", "name")
+        assert (0, 40) == (answer.code, len(answer.out.splitlines())), answer.err
+        process.close()
 
 
 def test_every_command_in_every_format(shell: Shell, trainer: Trainer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 
@@ -16,9 +18,10 @@ from livetune.v1 import types_pb2
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.transport.errors import DETAILS_KEY, details
 from ltctl import render
-from ltctl.arguments import parse_assignments, split_job
+from ltctl.arguments import parse_assignments, seconds, split_job, word
+from ltctl.client import metadata
 from ltctl.exits import BY_STATUS, Exit
-from ltctl.text import safe, table, to_yaml
+from ltctl.text import safe, table, to_json, to_yaml
 
 
 def test_every_grpc_status_has_an_exit_code() -> None:
@@ -61,12 +64,43 @@ def test_what_strangers_wrote_does_not_steer_the_terminal() -> None:
     assert ["A      B", r"\x07   c"] == table(["A", "B"], [["\x07", "c"]])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+@pytest.mark.parametrize("pretty", [True, False])
+def test_json_is_valid_and_harmless_in_every_terminal(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, pretty: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    data = {"é": "😀 →", "steering": "\x1b[31m \x7f \x9b31m \u202e \u2028"}
+    text = to_json(data, pretty=pretty)
+    assert data == json.loads(text.encode(encoding).decode(encoding))
+    assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e300", "soon"])
+def test_times_that_no_timer_may_get(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=text):
+        seconds(text)
+
+
+def test_words_that_cannot_be_sent() -> None:
+    assert "é" == word("é")
+    with pytest.raises(click.BadParameter, match=r"'lr=\\xff' is not valid UTF-8"):
+        word("lr=\udcff")
+
+
+def test_the_actor_fits_into_a_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "zoë\n")
+    monkeypatch.setattr("socket.gethostname", lambda: "gpu-7")
+    assert (("livetune-actor", "zo??@gpu-7"),) == metadata()
+
+
 @pytest.mark.parametrize(
     "data",
     [
         {"a": 1, "b": [1.5, -0.25, 1e-06, 1e22, True, None, ""], "c": {"d": "no", "e": [], "f": {}}},
         [{"x": [{"y": 1}, {"z": ["k: v", "- a", "# c", "'", '"', "\n", "null", "1", "1e3", "~", "é\u2028"]}]}],
         {"on": "off", "nested": [[1, 2], [3]]},
+        {"emoji": "a😀\\ud83d", "steering": "\x7f\x9b31m\u202e"},
         [],
         {},
         "text",
