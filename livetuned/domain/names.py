@@ -90,5 +90,5 @@ def parse_job_resource(resource: str) -> str:
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """Returns the candidate most like the name, or ``""`` if none is like it."""
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     return close[0] if close else ""

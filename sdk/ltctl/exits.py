@@ -17,7 +17,7 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     """No such job, variable or trigger."""
     CONFLICT = 4
-    """It was changed meanwhile (--if-revision)."""
+    """It was changed meanwhile (--if-revision), or again before the job took it."""
     REFUSED = 5
     """The value breaks the variable's constraint, or the job refused it."""
     NOT_ALLOWED = 6

@@ -1,4 +1,4 @@
-"""Owns the entry point and the group; the commands themselves are in `ltctl.commands`."""
+"""Owns the entry point and the group; the commands themselves are in `ltctl.reading` and `ltctl.changing`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import click
 
 from livetune._version import __version__
 from ltctl.arguments import NearestVerb
+from ltctl.changing import set_values, trigger
 from ltctl.client import Client
-from ltctl.commands import describe, get, history, jobs, set_values, trigger, watch
 from ltctl.exits import EXIT_HELP, CommandError, Exit
+from ltctl.reading import describe, get, history, jobs, watch
 from ltctl.text import note
 
 

@@ -383,3 +383,22 @@ def test_no_daemon_says_how_to_start_one(make_daemon: Callable[..., Daemon]) -> 
     assert 7 == answer.code
     assert "No such file or directory" in answer.err
     assert "start one with: livetuned serve" in answer.err
+
+
+def test_a_change_that_a_later_one_overtook_is_a_conflict(daemon: Daemon, shell: Shell) -> None:
+    with daemon.channel() as channel:
+        process = Process(channel, "vgg")
+        process.register()
+        process.open()
+        process.declare(float_spec("lr", 0.1))
+        waiting = shell.start("set", "vgg", "lr=0.5")
+        first = process.expect("change").change
+        assert 0 == shell("set", "vgg", "lr=0.6", "--wait", "accepted").code
+        second = process.expect("change").change
+        outcome = types_pb2.Outcome(variable_id="lr", status=types_pb2.APPLY_STATUS_SUPERSEDED)
+        process.send(apply={"change_revision": first.revision, "step": 9, "outcomes": [outcome]})
+        process.expect("apply_recorded")
+        process.apply(second, step=9)
+        out, err = waiting.communicate(timeout=30)
+    assert (4, "lr 0.1 → 0.5   superseded at step 9\n") == (waiting.returncode, out)
+    assert "lr was changed again before the job took it" in err

@@ -1,67 +1,27 @@
-"""Owns the commands: what each asks of the daemon and how its answer is printed."""
+"""Owns the commands that look: jobs, get, describe, history, watch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from ltctl.arguments import REVISION_MAX, job_resource, parse_assignments, seconds, split_job, word
-from ltctl.client import CALL_SECONDS, Client, metadata, new_request_id
-from ltctl.exits import EXIT_HELP, CommandError, Exit
-from ltctl.text import arrow, note, out, safe, table, to_json, to_yaml
+from ltctl.arguments import REVISION_MAX, job_resource, split_job, word
+from ltctl.client import CALL_SECONDS, Client, metadata
+from ltctl.exits import CommandError, Exit
+from ltctl.options import output_option, print_data
+from ltctl.text import note, out, safe, table, to_json, to_yaml
 
 if TYPE_CHECKING:
     from livetune.v1 import types_pb2
-    from ltctl.following import Applying
 
 # Messages and their rendering are imported inside the commands, since they load protobuf: help must be quick.
-
-_FORMATS = ("table", "wide", "json", "yaml", "jsonl", "name")
-_SET_EXAMPLE = "ltctl set JOB lr=0.01"
-
-_output = click.option(
-    "-o", "--output", "form", type=click.Choice(_FORMATS), default="table", show_default=True, help="Output format."
-)
-_reason = click.option("--reason", type=word, default="", metavar="TEXT", help="Why; kept in the history.")
-_wait = click.option(
-    "--wait",
-    type=click.Choice(["applied", "accepted"]),
-    default="applied",
-    show_default=True,
-    help="Return when the job uses it, or as soon as it is on the daemon's disk.",
-)
-_timeout = click.option(
-    "--timeout", type=seconds, default=30.0, show_default=True, metavar="SECONDS",
-    help="How long to wait for the apply.",
-)  # fmt: skip
-
-
-def _print(form: str, data: Any, names: Iterable[str], lines: Callable[[], Iterable[str]]) -> None:
-    """Print data in the format asked for.
-
-    Args:
-        form: The format.
-        data: Plain data; a list is printed as one line an item in jsonl.
-        names: What `name` prints.
-        lines: Makes what `table` and `wide` print.
-    """
-    if form == "json":
-        out(to_json(data))
-    elif form == "yaml":
-        out(to_yaml(data))
-    elif form == "jsonl":
-        for item in data if isinstance(data, list) else [data]:
-            out(to_json(item, pretty=False))
-    else:
-        for line in map(safe, names) if form == "name" else lines():
-            out(line)
 
 
 @click.command()
 @click.option("-a", "--all", "every", is_flag=True, help="Also jobs that have ended.")
-@_output
+@output_option
 @click.pass_obj
 def jobs(client: Client, every: bool, form: str) -> None:
     """List the jobs."""
@@ -94,17 +54,28 @@ def jobs(client: Client, every: bool, form: str) -> None:
                 row += [str(job.run), str(job.revision), process.user, process.host, str(process.pid), process.command]
         return table(head, rows)
 
-    _print(form, [render.job_data(job) for job in answer.jobs], (render.leaf(job.name) for job in answer.jobs), lines)
+    print_data(
+        form, [render.job_data(job) for job in answer.jobs], (render.leaf(job.name) for job in answer.jobs), lines
+    )
 
 
-def _get_job(client: Client, job: str) -> types_pb2.Job:
+def get_job(client: Client, job: str) -> types_pb2.Job:
+    """Ask for one job with all that is in it.
+
+    Args:
+        client: The connection.
+        job: Its name, ``""`` for the port's own.
+
+    Raises:
+        CommandError: There is none, or no daemon answers.
+    """
     from livetune.v1 import control_pb2
 
     request = control_pb2.GetJobRequest(name=job_resource(job))
     return client.call(lambda stub: stub.GetJob(request, metadata=metadata(), timeout=CALL_SECONDS)).job
 
 
-def _without_own_name(job: types_pb2.Job, names: Sequence[str]) -> Sequence[str]:
+def without_own_name(job: types_pb2.Job, names: Sequence[str]) -> Sequence[str]:
     """Drop the job's name from the front, needless on its own port, unless something in the job is called so too."""
     from ltctl import render
 
@@ -143,16 +114,16 @@ def _applied_cell(variable: types_pb2.Variable) -> tuple[str, str]:
 
 @click.command()
 @click.argument("words", nargs=-1, type=word, metavar="[JOB] [NAME]...")
-@_output
+@output_option
 @click.pass_obj
 def get(client: Client, words: tuple[str, ...], form: str) -> None:
     """Show the values of a job's variables: desired, and really applied since which step."""
     from ltctl import render
 
     name, names = split_job(words, scoped=client.scoped, example="ltctl get JOB")
-    job = _get_job(client, name)
+    job = get_job(client, name)
     if client.scoped:
-        names = [*_without_own_name(job, names)]
+        names = [*without_own_name(job, names)]
     variables, triggers = _chosen(job, names)
 
     def lines() -> Iterable[str]:
@@ -181,7 +152,7 @@ def get(client: Client, words: tuple[str, ...], form: str) -> None:
         "triggers": [render.trigger_data(item) for item in triggers],
     }
     found = [item.spec.variable_id for item in variables] + [item.spec.trigger_id for item in triggers]
-    _print(form, data, found, lines)
+    print_data(form, data, found, lines)
 
 
 def _rule(spec: types_pb2.VariableSpec) -> str:
@@ -202,16 +173,16 @@ def _rule(spec: types_pb2.VariableSpec) -> str:
 
 @click.command()
 @click.argument("words", nargs=-1, type=word, metavar="[JOB] [NAME]...")
-@_output
+@output_option
 @click.pass_obj
 def describe(client: Client, words: tuple[str, ...], form: str) -> None:
     """Show everything about a job: its processes, and each variable's type, rule, unit and meaning."""
     from ltctl import render
 
     name, names = split_job(words, scoped=client.scoped, example="ltctl describe JOB")
-    job = _get_job(client, name)
+    job = get_job(client, name)
     if client.scoped:
-        names = [*_without_own_name(job, names)]
+        names = [*without_own_name(job, names)]
     variables, triggers = _chosen(job, names)
     data = render.job_data(job)
     data["variables"] = [render.variable_data(item) for item in variables]
@@ -245,164 +216,7 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
                 yield f"  {safe(trigger.spec.doc)}"
 
     found = [item.spec.variable_id for item in variables] + [item.spec.trigger_id for item in triggers]
-    _print(form, data, found, lines)
-
-
-@click.command(
-    name="set",
-    epilog=EXIT_HELP,
-)
-@click.argument("words", nargs=-1, type=word, metavar="[JOB] NAME=VALUE...")
-@_reason
-@click.option(
-    "--if-revision",
-    type=click.IntRange(0, REVISION_MAX),
-    metavar="N",
-    help="Only if none of these variables was changed after revision N (see `ltctl get`).",
-)
-@_wait
-@_timeout
-@_output
-@click.pass_obj
-def set_values(
-    client: Client, words: tuple[str, ...], reason: str, if_revision: int | None, wait: str, timeout: float, form: str
-) -> None:
-    r"""Change variables of a job, all of them or none, and wait until the job uses them.
-
-    \b
-    ltctl set vgg lr=0.01
-    ltctl set vgg lr=0.01 lc.strength=0.2 --reason plateau
-    ltctl --port 21007 set lr=0.01
-    """
-    from livetune.v1 import control_pb2
-    from ltctl import render
-
-    # Said here already when the job was forgotten: the daemon would look for a job of that name.
-    if words and "=" in words[0] and not client.scoped:
-        raise click.UsageError(f"which job? Write: {_SET_EXAMPLE}, or give its port with --port")
-    own_port = client.scoped and (not words or "=" in words[0])
-    job, rest = split_job(words, scoped=own_port, example=_SET_EXAMPLE)
-    texts = parse_assignments(rest, _SET_EXAMPLE)
-    request = control_pb2.SetVariablesRequest(
-        job=job_resource(job),
-        updates=[control_pb2.VariableUpdate(variable_id=name, text=text) for name, text in texts.items()],
-        reason=reason,
-        if_revision=if_revision,
-        request_id=new_request_id(),
-    )
-    answer = client.persistently(lambda stub: stub.SetVariables(request, metadata=metadata(), timeout=CALL_SECONDS))
-    change = answer.change
-
-    def words_of(name: str) -> str:
-        item = next(item for item in change.assignments if item.variable_id == name)
-        return f"{safe(name)} {render.shown(item.old_value)} {arrow()} {render.shown(item.new_value)}"
-
-    _finish(client, change, answer.store_id, list(answer.connected_ranks), list(texts), words_of, wait, timeout, form)
-
-
-@click.command(name="trigger", epilog=EXIT_HELP)
-@click.argument("words", nargs=-1, type=word, metavar="[JOB] NAME...")
-@_reason
-@_wait
-@_timeout
-@_output
-@click.pass_obj
-def trigger(client: Client, words: tuple[str, ...], reason: str, wait: str, timeout: float, form: str) -> None:
-    """Fire triggers of a job, and wait until the job has consumed them."""
-    from livetune.v1 import control_pb2
-
-    example = "ltctl trigger JOB save"
-    job, names = split_job(words, scoped=client.scoped, example=example)
-    if client.scoped and len(names) > 1:  # the first may be the job's name: the daemon knows
-        names = [*_without_own_name(_get_job(client, job), names)]
-    if not names:
-        raise click.UsageError(f"fire what? Write: {example}")
-    request = control_pb2.FireTriggersRequest(
-        job=job_resource(job), trigger_ids=names, reason=reason, request_id=new_request_id()
-    )
-    answer = client.persistently(lambda stub: stub.FireTriggers(request, metadata=metadata(), timeout=CALL_SECONDS))
-    change = answer.change
-
-    def words_of(name: str) -> str:
-        return f"{safe(name)} fired"
-
-    _finish(client, change, answer.store_id, list(answer.connected_ranks), names, words_of, wait, timeout, form)
-
-
-def _finish(
-    client: Client,
-    change: types_pb2.Change,
-    store_id: str,
-    ranks: list[int],
-    names: list[str],
-    words_of: Callable[[str], str],
-    wait: str,
-    timeout: float,
-    form: str,
-) -> None:
-    """Wait for the apply if that was asked, print what became of the change, and end with the right exit code."""
-    from ltctl import render
-    from ltctl.following import Applying, wait_applied
-
-    applying = Applying(names, ranks)
-    if wait == "applied":
-        if not ranks:
-            job = render.leaf(change.job)
-            note(f"job {job} is not connected: accepted as revision {change.revision}, it applies when the job is back")
-        try:
-            applying = wait_applied(client, change, store_id, ranks, names, timeout)
-        except KeyboardInterrupt:
-            note(f"ltctl: interrupted: accepted as revision {change.revision}, its apply was not waited for")
-            raise
-    data = {
-        **render.change_data(change),
-        "applied": {
-            name: [
-                {
-                    "rank": rank,
-                    "status": render.status(outcome),
-                    "step": applying.steps[name][rank],
-                    "effective": render.value(outcome.effective),
-                    "reason": outcome.reason,
-                }
-                for rank, outcome in sorted(by_rank.items())
-            ]
-            for name, by_rank in applying.outcomes.items()
-        },
-    }
-    _print(
-        form, data, names, lambda: [_outcome_line(words_of(name), name, applying, change.revision) for name in names]
-    )
-    if wait == "applied":
-        _check_applied(applying, change.revision, timeout)
-
-
-def _outcome_line(words: str, name: str, applying: Applying, revision: int) -> str:
-    from ltctl import render
-
-    by_rank = applying.outcomes.get(name, {})
-    if not by_rank:
-        return f"{words}   accepted as revision {revision}"
-    steps = sorted(set(applying.steps[name].values()))
-    at = f"at step {steps[0]}" if len(steps) == 1 else f"at steps {steps[0]} to {steps[-1]}"
-    words_by_rank = dict.fromkeys(render.status_words(item) for item in by_rank.values())
-    of = f" on {len(by_rank)} of {len(applying.ranks)} ranks" if len(applying.ranks) > 1 else ""
-    return f"{words}   {', '.join(words_by_rank)} {at}{of}"
-
-
-def _check_applied(applying: Applying, revision: int, timeout: float) -> None:
-    from ltctl import render
-
-    refused = [
-        f"{name}: {outcome.reason or 'no reason given'}"
-        for name, by_rank in applying.outcomes.items()
-        for outcome in by_rank.values()
-        if render.status(outcome) == "refused"
-    ]
-    if refused:
-        raise CommandError(Exit.REFUSED, safe("the job refused it: " + "; ".join(dict.fromkeys(refused))))
-    if not applying.done:
-        raise CommandError(Exit.NOT_APPLIED, f"accepted as revision {revision}, not applied within {timeout:g} s")
+    print_data(form, data, found, lines)
 
 
 @click.command()
@@ -414,7 +228,7 @@ def _check_applied(applying: Applying, revision: int, timeout: float) -> None:
     help="Begin after this revision [default: from now on].",
 )
 @click.option("--count", "-n", type=click.IntRange(min=1), metavar="N", help="End after N events.")
-@_output
+@output_option
 @click.pass_obj
 def watch(client: Client, job: str, after: int | None, count: int | None, form: str) -> None:
     """Follow what happens to a job, or to all jobs, one line an event, over restarts of the daemon."""
@@ -445,7 +259,7 @@ def watch(client: Client, job: str, after: int | None, count: int | None, form: 
 @click.option(
     "--before", type=click.IntRange(1, REVISION_MAX), metavar="REVISION", help="Only changes older than this revision."
 )
-@_output
+@output_option
 @click.pass_obj
 def history(client: Client, job: str, limit: int, before: int | None, form: str) -> None:
     """List the changes of a job, newest last: who changed what, why, and at which step it took effect."""
@@ -475,7 +289,7 @@ def history(client: Client, job: str, limit: int, before: int | None, form: str)
         ]
         return table(head, rows)
 
-    _print(
+    print_data(
         form,
         [render.change_data(change) for change in answer.changes],
         (str(change.revision) for change in answer.changes),
