@@ -58,7 +58,14 @@ def serve(
     # gRPC's core prints bytes that strangers send; what matters comes to our own log. Read when grpc is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    from livetuned.daemon import app, config
+    try:
+        from livetuned.daemon import app, config
+    except ModuleNotFoundError as error:
+        # The base install is SDK and ltctl only.
+        click.echo(
+            f"livetuned: error: no module {error.name!r}; install the daemon: pip install 'livetuned[daemon]'", err=True
+        )
+        sys.exit(ExitCode.ERROR)
 
     try:
         told = config.load(
