@@ -46,7 +46,7 @@ def serve(
     job_ports: str | None,
     unsafe_no_fsync: bool,
 ) -> None:
-    r"""Serve until SIGTERM or SIGINT. Prints one line when ready.
+    """Serve until SIGTERM or SIGINT. Prints one line when ready.
 
     Flags can be given as LIVETUNED_STATE, LIVETUNED_LISTEN (comma-separated), LIVETUNED_METRICS and
     LIVETUNED_JOB_PORTS.
@@ -54,7 +54,7 @@ def serve(
     \b
     Exit codes: 0 stopped, 1 error, 2 wrong usage, 3 address can't be had, 4 store in use by another livetuned,
     5 store unusable or damaged, 6 store failed while running.
-    """
+    """  # noqa: D301 - click's \b keeps the lines as they are
     # gRPC's core prints bytes that strangers send; what matters comes to our own log. Read when grpc is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -25,6 +25,7 @@ SET_EXAMPLE = "ltctl set JOB lr=0.01"
 
 @click.command(
     name="set",
+    short_help="Change variables, and wait until the job uses them.",
     epilog=EXIT_HELP,
 )
 @click.argument("words", nargs=-1, type=word, metavar="[JOB] NAME=VALUE...")
@@ -42,13 +43,13 @@ SET_EXAMPLE = "ltctl set JOB lr=0.01"
 def set_values(
     client: Client, words: tuple[str, ...], reason: str, if_revision: int | None, wait: str, timeout: float, form: str
 ) -> None:
-    r"""Change variables of a job, all of them or none, and wait until the job uses them.
+    """Change variables of a job, all of them or none, and wait until the job uses them.
 
     \b
     ltctl set vgg lr=0.01
     ltctl set vgg lr=0.01 lc.strength=0.2 --reason plateau
     ltctl --port 21007 set lr=0.01
-    """
+    """  # noqa: D301 - click's \b keeps the lines as they are
     from livetune.v1 import control_pb2
     from ltctl import render
 
@@ -75,7 +76,7 @@ def set_values(
     _finish(client, change, answer.store_id, list(answer.connected_ranks), list(texts), words_of, wait, timeout, form)
 
 
-@click.command(name="trigger", epilog=EXIT_HELP)
+@click.command(name="trigger", short_help="Fire triggers, and wait until they are consumed.", epilog=EXIT_HELP)
 @click.argument("words", nargs=-1, type=word, metavar="[JOB] NAME...")
 @reason_option
 @wait_option

@@ -21,7 +21,12 @@ from ltctl.text import note
     metavar="ADDR",
     help="unix:PATH or HOST:PORT [default: $LIVETUNE_ENDPOINT, your own daemon's socket, the system's, 127.0.0.1:7470]",
 )
-@click.option("--port", type=click.IntRange(1, 65_535), help="A job's own port on this machine; JOB is then left out.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    metavar="N",
+    help="A job's own port on this machine; JOB is then left out.",
+)
 @click.version_option(__version__, prog_name="ltctl")
 @click.pass_context
 def cli(ctx: click.Context, endpoint: str | None, port: int | None) -> None:

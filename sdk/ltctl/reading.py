@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Messages and their rendering are imported inside the commands, since they load protobuf: help must be quick.
 
 
-@click.command()
+@click.command(short_help="List the jobs.")
 @click.option("-a", "--all", "every", is_flag=True, help="Also jobs that have ended.")
 @output_option
 @click.pass_obj
@@ -112,7 +112,7 @@ def _applied_cell(variable: types_pb2.Variable) -> tuple[str, str]:
     return " ".join(values), str(steps[0]) if len(steps) == 1 else f"{steps[0]}-{steps[-1]}"
 
 
-@click.command()
+@click.command(short_help="Show the values of a job's variables.")
 @click.argument("words", nargs=-1, type=word, metavar="[JOB] [NAME]...")
 @output_option
 @click.pass_obj
@@ -171,7 +171,7 @@ def _rule(spec: types_pb2.VariableSpec) -> str:
     return f"{kind}, at least {low}{scale}" if low else f"{kind}, at most {high}{scale}" if high else f"{kind}{scale}"
 
 
-@click.command()
+@click.command(short_help="Show everything about a job.")
 @click.argument("words", nargs=-1, type=word, metavar="[JOB] [NAME]...")
 @output_option
 @click.pass_obj
@@ -219,7 +219,7 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
     print_data(form, data, found, lines)
 
 
-@click.command()
+@click.command(short_help="Follow what happens.")
 @click.argument("job", type=word, default="")
 @click.option(
     "--after",
@@ -253,7 +253,7 @@ def watch(client: Client, job: str, after: int | None, count: int | None, form: 
                 return
 
 
-@click.command()
+@click.command(short_help="List who changed what, when, why.")
 @click.argument("job", type=word, default="")
 @click.option("-n", "--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="Newest N changes.")
 @click.option(
