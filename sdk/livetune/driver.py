@@ -103,8 +103,9 @@ class Driver:
         """End the conversation and wait for the thread, at most so long."""
         self._stopped.set()
         self._out.put(None)
-        if self._call is not None:
-            self._call.cancel()
+        call = self._call  # the thread may clear it at any moment
+        if call is not None:
+            call.cancel()
         self._thread.join(seconds)
 
     def _run(self) -> None:

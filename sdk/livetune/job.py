@@ -310,7 +310,7 @@ class Job:
 
     @property
     def connected(self) -> bool:
-        """Whether the daemon is connected right now."""
+        """Whether the daemon is connected right now, and knows what was declared before."""
         return self._connected.is_set()
 
     @property

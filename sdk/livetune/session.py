@@ -7,6 +7,7 @@ and its report is repeated until the daemon says that it is recorded.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class _Trigger:
     """Revisions of firings that were shown and not consumed, oldest first; 0 for one of a store that was replaced."""
     seen: set[int] = field(default_factory=set)
     """Revisions of firings received and not yet recorded as consumed: what must not be shown again."""
+    ahead: set[int] = field(default_factory=set)
+    """Revisions of firings that came with an answer and are recorded already, but whose change is still to come."""
     refused: bool = False
 
 
@@ -66,6 +69,8 @@ class Session:
         self._store_id = ""
         self._received = 0
         self._open = False
+        self._known = False
+        """The daemon has answered what was declared when this stream opened."""
         self._told_step = -1
         self._end: m.End | None = None
         self._ended = False
@@ -87,8 +92,8 @@ class Session:
 
     @property
     def connected(self) -> bool:
-        """Whether the stream is open."""
-        return self._open
+        """Whether the stream is open, and the daemon knows what was declared when it opened."""
+        return self._open and self._known
 
     @property
     def unreported(self) -> int:
@@ -175,7 +180,7 @@ class Session:
         if values:
             actions.append(m.Record(m.AppliedChange(of, step, values, change.reason, change.actor)))
         for name in change.firings:
-            self._triggers[name].visible.append(revision)
+            insort(self._triggers[name].visible, revision)
             actions.append(m.Show(name, 1))
         if outcomes and change.report:
             actions += self._report(m.Report(revision, step, tuple(outcomes)))
@@ -232,6 +237,7 @@ class Session:
             # Shown firings can still be consumed; there is nobody left who could be told.
             trigger.visible = deque(0 for _ in trigger.visible)
             trigger.seen = set()
+            trigger.ahead = set()
             trigger.refused = False
         self._waiting.clear()
         self._outbox.clear()
@@ -245,6 +251,7 @@ class Session:
             variables = tuple((variable.spec, variable.value) for variable in self._variables.values())
             triggers = tuple(trigger.spec for trigger in self._triggers.values())
             actions += self._declare(variables, triggers)
+        self._known = not self._unanswered
         actions += [m.Send(report) for report in self._outbox.values()]
         if self._end is not None:
             actions.append(m.Send(self._end))
@@ -253,6 +260,7 @@ class Session:
     def _declared(self, event: m.Declared) -> list[m.Action]:
         actions: list[m.Action] = []
         self._unanswered = max(0, self._unanswered - 1)
+        self._known = self._known or not self._unanswered
         for answer in event.variables:
             actions += self._variable_answered(answer)
         for firing in event.triggers:
@@ -292,7 +300,7 @@ class Session:
 
     def _take_firing(self, name: str, revision: int) -> None:
         trigger = self._triggers.get(name)
-        if trigger is not None and revision not in trigger.seen:
+        if trigger is not None and revision not in trigger.seen | trigger.ahead:
             trigger.seen.add(revision)
             self._waiting.setdefault(revision, _Waiting()).firings.append(name)
 
@@ -309,6 +317,8 @@ class Session:
                 waiting.assignments[name] = value
         for name in event.firings:
             self._take_firing(name, event.revision)
+            if name in self._triggers:
+                self._triggers[name].ahead.discard(event.revision)
         return [m.Pending()]
 
     def _report_recorded(self, event: m.ReportRecorded) -> list[m.Action]:
@@ -316,8 +326,11 @@ class Session:
         recorded = next((key for key in self._outbox if key[:2] == (event.revision, event.trigger)), None)
         if recorded is not None:
             del self._outbox[recorded]
-        if event.trigger in self._triggers:
-            self._triggers[event.trigger].seen.discard(event.revision)
+        trigger = self._triggers.get(event.trigger)
+        if trigger is not None and event.revision in trigger.seen:
+            trigger.seen.discard(event.revision)
+            if event.revision > self._received:
+                trigger.ahead.add(event.revision)
         return []
 
     def _end_recorded(self, _: m.EndRecorded) -> list[m.Action]:

@@ -26,6 +26,7 @@ class Peer(job_pb2_grpc.JobServiceServicer):
         self.registrations: list[job_pb2.RegisterRequest] = []
         self.say: queue.SimpleQueue[job_pb2.SessionResponse | None] = queue.SimpleQueue()
         self.refuse: grpc.StatusCode | None = None
+        self.answers = True
 
     def Register(  # noqa: N802
         self, request: job_pb2.RegisterRequest, context: grpc.ServicerContext
@@ -48,6 +49,8 @@ class Peer(job_pb2_grpc.JobServiceServicer):
         try:
             for request in requests:
                 self.heard.append(request)
+                if request.HasField("declare") and self.answers:
+                    say.put(job_pb2.SessionResponse(declared=job_pb2.DeclareResult()))
                 if request.HasField("end"):
                     say.put(job_pb2.SessionResponse(end_recorded=job_pb2.EndRecorded()))
         except grpc.RpcError:
@@ -103,6 +106,18 @@ def test_it_says_who_it_is_and_then_what_it_has(peer: Peer, start: Callable[[str
         registration.job, registration.rank, registration.world_size, registration.process.sdk_version
     )  # fmt: skip
     assert (21_000, registration.instance_id) == (job.port, peer.heard[0].open.instance_id)
+
+
+def test_connected_means_that_the_daemon_knows_what_was_declared(
+    peer: Peer, start: Callable[[str], livetune.Job]
+) -> None:
+    peer.answers = False
+    job = start("known")
+    job.variable("lr", 0.1)
+    eventually(lambda: "declare" in peer.kinds())
+    assert not job.connected
+    peer.say.put(job_pb2.SessionResponse(declared=job_pb2.DeclareResult()))
+    assert job.wait_connected(10)
 
 
 def test_a_program_before_its_first_safe_point_does_not_tell_a_step(

@@ -279,3 +279,18 @@ def test_declarations_are_spread_over_messages_that_the_daemon_accepts() -> None
     for message in declares:
         request = request_from_message(message, job="vgg", instance_id="i", rank=0)
         assert request.ByteSize() < 256 * 1024
+
+
+def test_a_firing_that_was_recorded_before_its_change_came_is_not_shown_again() -> None:
+    script = connected(SAVE).feed(m.Declared((), (m.TriggerAnswer("save", (12,)),)), m.SafePoint(1))
+    script.feed(m.FiringConsumed("save", 1), m.ReportRecorded(12, "save"))
+    script.feed(m.Disconnected(), m.Registered("store", 1, 21_000, 10), m.Opened("store", 12))
+    script.feed(change(12, "save"), m.SafePoint(2))
+    assert ["save"] == script.shown
+
+
+def test_an_older_firing_that_comes_later_is_consumed_first() -> None:
+    script = connected(SAVE).feed(change(12, "save"), m.SafePoint(1))
+    script.feed(m.Declared((), (m.TriggerAnswer("save", (5, 12)),)), m.SafePoint(2))
+    script.feed(m.FiringConsumed("save", 2), m.FiringConsumed("save", 3))
+    assert [5, 12] == [report.revision for report in script.sent if isinstance(report, m.Report)]
