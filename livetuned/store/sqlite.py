@@ -31,6 +31,10 @@ SCHEMA_VERSION = 1
 
 _PAGE = 1_000
 
+# SQLite's own words (sqlite3ErrStr): Python tells the codes from 3.11 on only.
+_FULL = "database or disk is full"
+_LOCKED = "database is locked"
+
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -122,7 +126,7 @@ class SqliteStore(Store):
     def _roll_back(self, error: sqlite3.Error) -> None:
         # A full disk is clean: SQLite rolls back, and the next commit may succeed. After anything else, a failed fsync
         # above all, what is on disk is unknown until the file is opened and verified anew.
-        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        full = _FULL in str(error)
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -208,7 +212,7 @@ def _open(path: Path, fsync: bool) -> sqlite3.Connection:
             connection.close()
         if isinstance(error, StoreOpenError):
             raise
-        if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if _LOCKED in str(error):
             raise StoreLockedError(f"{path} is in use by another livetuned") from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise StoreOpenError(f"{path} can't be opened as a store: {reason}") from error
