@@ -9,7 +9,7 @@ from importlib.metadata import version
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from livetuned.daemon.config import Config
-from livetuned.daemon.lifecycle import ExitCode, until_stopped
+from livetuned.daemon.lifecycle import ExitCode, Stop
 from livetuned.domain.errors import DomainError
 from livetuned.service.engine import Engine
 from livetuned.service.hub import Hub
@@ -88,6 +88,7 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
         return Page(200, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(metrics.registry))
 
     http = HttpServer({"/metrics": scrape, "/healthz": lambda: text(200, "ok")})
+    stop = Stop(engine.failed)  # before anybody is told that we are ready
     try:
         await engine.start()
         await sessions.recover()
@@ -97,7 +98,7 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
             f"livetuned ready: grpc {', '.join(map(str, addresses))}; metrics http://{scrape_address}/metrics; "
             f"state {config.state}; jobs {len(engine.jobs())}; revision {engine.revision}"
         )
-        failure = await until_stopped(engine.failed)
+        failure = await stop.wait()
         if failure is not None:
             return _ended(ExitCode.STORE_FAILED, failure, "start the daemon again: it verifies what is on disk")
         log.info("stopping")

@@ -26,12 +26,22 @@ class ExitCode(IntEnum):
     """A commit failed while running; opening the store anew tells what is true."""
 
 
-async def until_stopped(failed: asyncio.Future[BaseException]) -> BaseException | None:
-    """Returns on SIGTERM or SIGINT, or with the error when the daemon can't go on."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    failed.add_done_callback(lambda _: stop.set())
-    await stop.wait()
-    return failed.result() if failed.done() else None
+class Stop:
+    """Waits for SIGTERM, SIGINT, or a failure. The signals count from the moment this is made.
+
+    Args:
+        failed: Set with the error when the daemon can't go on.
+    """
+
+    def __init__(self, failed: asyncio.Future[BaseException]) -> None:
+        self._failed = failed
+        self._stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        failed.add_done_callback(lambda _: self._stop.set())
+
+    async def wait(self) -> BaseException | None:
+        """Returns when the daemon is told to stop, or with the error when it can't go on."""
+        await self._stop.wait()
+        return self._failed.result() if self._failed.done() else None

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from livetuned.daemon.cli import main
-from livetuned.domain.records import Draft, Record
+from livetuned.domain.records import Changed, Draft, Record
 from livetuned.store.sqlite import SqliteStore
 
 _append = SqliteStore.append
@@ -14,6 +14,8 @@ _late: set[asyncio.Task[list[Record]]] = set()
 
 
 async def append(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
+    if not all(isinstance(draft.payload, Changed) for draft in drafts):
+        return await _append(self, drafts)  # registration and declaration are not what the bug is about
     records = [
         Record(self._head + number, draft.time_us, draft.job, draft.payload) for number, draft in enumerate(drafts, 1)
     ]
