@@ -11,6 +11,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from livetune import messages as m
@@ -137,13 +138,14 @@ class Session:
         return [m.Send(message) for message in messages]
 
     def _safe_point(self, event: m.SafePoint) -> list[m.Action]:
-        # A change that comes in the answers to several declarations is whole when the last answer is there.
-        held = {
-            revision: change for revision, change in self._waiting.items() if self._unanswered and change.from_answer
-        }
-        waiting = sorted((revision, change) for revision, change in self._waiting.items() if revision not in held)
-        self._waiting = held
-        actions: list[m.Action] = [m.Pending()] if held else []
+        waiting = sorted(self._waiting.items())
+        if self._unanswered:
+            # A change that comes in the answers to several declarations is whole when the last answer is there, and
+            # what follows it must not overtake it.
+            waiting = list(takewhile(lambda item: not item[1].from_answer, waiting))
+        for revision, _ in waiting:
+            del self._waiting[revision]
+        actions: list[m.Action] = [m.Pending()] if self._waiting else []
         # The last change of each variable that it can take: no other is in effect after this safe point.
         last: dict[str, tuple[int, Scalar]] = {}
         for revision, change in waiting:

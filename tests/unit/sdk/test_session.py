@@ -294,3 +294,11 @@ def test_an_older_firing_that_comes_later_is_consumed_first() -> None:
     script.feed(m.Declared((), (m.TriggerAnswer("save", (5, 12)),)), m.SafePoint(2))
     script.feed(m.FiringConsumed("save", 2), m.FiringConsumed("save", 3))
     assert [5, 12] == [report.revision for report in script.sent if isinstance(report, m.Report)]
+
+
+def test_what_waits_for_an_answer_is_not_overtaken_by_later_changes() -> None:
+    script = connected().feed(m.VariableDeclared(LR), m.VariableDeclared(WD))
+    script.feed(m.Declared((m.VariableAnswer("lr", 0.5, 12, True),)), change(13, lr=0.6), m.SafePoint(1))
+    assert [] == script.assigned
+    script.feed(m.Declared((m.VariableAnswer("wd", 0.1, 12, True),)), m.SafePoint(2))
+    assert [("wd", 0.1, 12, 2), ("lr", 0.6, 13, 2)] == script.assigned
