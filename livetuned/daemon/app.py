@@ -28,8 +28,8 @@ log = logging.getLogger("livetuned")
 DATABASE = "livetuned.db"
 """Name of the store's file in the state folder."""
 
-GRACE_SECONDS = 2.0
-"""How long calls under way may take to end when the daemon stops, in seconds."""
+GRACE_SECONDS = 0.5
+"""How long calls under way may take to end when the daemon stops, in seconds; sessions and watches are cut after it."""
 
 
 async def run(config: Config, ready: Callable[[str], None]) -> ExitCode:

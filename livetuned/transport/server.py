@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,7 @@ class Servers:
         """
         for servicer in self._health:
             await servicer.enter_graceful_shutdown()
-        for server in self._servers:
-            await server.stop(grace)
+        await asyncio.gather(*(server.stop(grace) for server in self._servers))
         for path in self._sockets:
             path.unlink(missing_ok=True)
 
