@@ -35,8 +35,10 @@ TICK_SECONDS = 1.0
 """How often the daemon is told where the program is."""
 REGISTER_SECONDS = 10.0
 """How long a registration may take."""
-BACKOFF_SECONDS = (0.1, 5.0)
-"""First and longest pause between attempts."""
+BACKOFF_SECONDS = (0.1, 2.0)
+"""First and longest pause between attempts: a job follows a daemon that is back within the longer one."""
+REFUSED_SECONDS = 5.0
+"""Pause after the daemon refused this process: somebody must do something first."""
 
 _OPTIONS: list[tuple[str, Any]] = [
     # A daemon that is frozen or cut off is noticed within seconds. The ping has a time-out of its own in gRPC, which
@@ -121,7 +123,7 @@ class Driver:
             self._deliver(m.Disconnected(self._position_refused))
             if time.monotonic() - begun > longest:
                 pause = BACKOFF_SECONDS[0]
-            self._stopped.wait(longest if self._refused else pause * random.uniform(0.5, 1.0))  # noqa: S311
+            self._stopped.wait(REFUSED_SECONDS if self._refused else pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(2 * pause, longest)
 
     def _converse(self) -> None:

@@ -181,7 +181,10 @@ global___VariableDeclaration = VariableDeclaration
 
 @typing.final
 class ApplyReport(google.protobuf.message.Message):
-    """The process passed a safe point at which a change took effect, or consumed a firing. Repeating a report is harmless."""
+    """The process passed a safe point at which a change took effect, or consumed a firing. Repeating a report is harmless.
+    A change may be reported in parts, each name once: a variable that is declared later takes up its part later. The
+    assignments of one variable are reported in the order of revisions; what is never reported was overtaken.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -291,6 +294,9 @@ class SessionOpened(google.protobuf.message.Message):
     REVISION_FIELD_NUMBER: builtins.int
     store_id: builtins.str
     revision: builtins.int
+    """The store's last revision when the session opened. An `after_revision` beyond it ends the session with
+    FAILED_PRECONDITION, STORE_REPLACED: the process then registers anew and takes nothing for granted.
+    """
     def __init__(
         self,
         *,
