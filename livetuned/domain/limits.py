@@ -62,5 +62,5 @@ HUB_RECORDS = 8_192
 HTTP_HEADER_BYTES = 16 * 1024
 """Largest request head the metrics endpoint accepts, in bytes."""
 
-HTTP_CONNECTIONS = 32
+HTTP_CONNECTIONS = 512
 """Most connections to the metrics endpoint at once, a count."""

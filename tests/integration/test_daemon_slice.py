@@ -326,3 +326,32 @@ def test_health_and_reflection_over_grpc(daemon: Daemon) -> None:
         answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]))
         services = {service.name for service in next(answers).list_services_response.service}
         assert {"livetune.v1.ControlService", "livetune.v1.JobService"} <= services
+
+
+def test_the_http_endpoint_answers_garbage_briefly_and_silence_not_at_all(daemon: Daemon) -> None:
+    def ask(data: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", daemon.metrics_port), timeout=5) as connection:
+            connection.sendall(data)
+            return connection.recv(100)
+
+    cases = [
+        (b"GET /healthz HTTP/1.1\r\nHost: [::1]:9\r\n\r\n", b"200"),
+        (b"HEAD /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"200"),
+        (b"GET /../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
+        (b"DELETE /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", b"405"),
+        (b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", b"413"),
+        (b"GET /metrics HTTP/1.0\r\n\r\n", b"421"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"421"),
+        (b"GET " + b"/" * 40_000 + b" HTTP/1.1\r\n\r\n", b"431"),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01", b"400"),
+    ]
+    silent = [socket.create_connection(("127.0.0.1", daemon.metrics_port)) for _ in range(100)]
+    try:
+        for data, status in cases:
+            answer = ask(data)
+            assert answer.startswith(b"HTTP/1.1 " + status), (data[:60], answer)
+    finally:
+        for connection in silent:
+            connection.close()
+    assert "Traceback" not in daemon.log
