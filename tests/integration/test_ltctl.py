@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 import yaml
 
@@ -402,3 +403,25 @@ def test_a_change_that_a_later_one_overtook_is_a_conflict(daemon: Daemon, shell:
         out, err = waiting.communicate(timeout=30)
     assert (4, "lr 0.1 → 0.5   superseded at step 9\n") == (waiting.returncode, out)
     assert "lr was changed again before the job took it" in err
+
+
+def test_set_waits_for_every_rank_that_is_connected(daemon: Daemon, shell: Shell) -> None:
+    with daemon.channel() as channel:
+        ranks = [Process(channel, "ddp", rank=rank, world_size=2) for rank in range(2)]
+        for process in ranks:
+            process.register()
+            process.open()
+            process.declare(float_spec("lr", 0.1))
+        waiting = shell.start("set", "ddp", "lr=0.5", "--timeout", "30")
+        changes = [process.expect("change").change for process in ranks]
+        ranks[0].apply(changes[0], step=7)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+        ranks[1].apply(changes[1], step=7)
+        out, _ = waiting.communicate(timeout=30)
+        assert (0, "lr 0.1 → 0.5   applied at step 7 on 2 of 2 ranks\n") == (waiting.returncode, out)
+        assert "2/2" in shell("jobs").out
+        # The same rank twice is two live jobs of one name.
+        with pytest.raises(grpc.RpcError) as caught:
+            Process(channel, "ddp", rank=1, world_size=2).register()
+        assert grpc.StatusCode.ALREADY_EXISTS is caught.value.code()
