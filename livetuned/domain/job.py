@@ -87,6 +87,8 @@ class Job:
     world_size: int
     registered_us: int
     """When the current run was first registered."""
+    run_revision: int
+    """Revision of the record that began the current run."""
     revision: int
     """Revision of the job's last record."""
     ranks: Mapping[int, RankState]
@@ -138,6 +140,7 @@ def _registered(job: Job | None, record: Record, payload: Registered) -> Job:
             port=payload.port,
             world_size=payload.world_size,
             registered_us=record.time_us,
+            run_revision=record.revision,
             revision=record.revision,
             ranks={payload.rank: rank},
             requests={} if job is None else job.requests,

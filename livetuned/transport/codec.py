@@ -176,8 +176,10 @@ def outcome_from_wire(message: types_pb2.Outcome) -> Outcome:
     )
 
 
-def change_to_wire(record: Record, changed: Changed, applies: Sequence[Record] = ()) -> types_pb2.Change:
-    """Returns a change as its message, with what was acknowledged of it."""
+def change_to_wire(
+    record: Record, changed: Changed, applies: Sequence[Record] = (), lapsed: Sequence[str] = ()
+) -> types_pb2.Change:
+    """Returns a change as its message, with what was acknowledged of it and what never will be."""
     return types_pb2.Change(
         revision=record.revision,
         job=names.job_resource(record.job),
@@ -194,6 +196,7 @@ def change_to_wire(record: Record, changed: Changed, applies: Sequence[Record] =
         ],
         firings=[types_pb2.Firing(trigger_id=item.trigger, number=item.number) for item in changed.firings],
         applies=[_apply_to_wire(apply) for apply in applies],
+        lapsed_ids=lapsed,
     )
 
 

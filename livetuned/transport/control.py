@@ -12,8 +12,9 @@ from livetune.v1 import control_pb2, control_pb2_grpc, types_pb2
 from livetuned.domain import decide, limits
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
 from livetuned.domain.job import Job
+from livetuned.domain.lapse import lapsed
 from livetuned.domain.names import parse_job_resource
-from livetuned.domain.records import Changed, Record
+from livetuned.domain.records import Applied, Changed, Record
 from livetuned.service.engine import Engine
 from livetuned.service.hub import Hub
 from livetuned.service.metrics import Metrics
@@ -189,7 +190,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         changes, applies = await self._s.engine.history(job.name, before, limit + 1)
         page = changes[-limit:]
         return control_pb2.ListChangesResponse(
-            changes=[_change(record, applies[record.revision]) for record in page],
+            changes=[_past_change(job, record, applies[record.revision]) for record in page],
             store_id=self._s.engine.store_id,
             previous_before_revision=page[0].revision if len(changes) > limit else 0,
         )
@@ -221,10 +222,22 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
                     yield control_pb2.WatchResponse(store_id=engine.store_id, event=codec.event_to_wire(record))
 
 
-def _change(record: Record, applies: list[Record] | None = None) -> types_pb2.Change:
+def _change(record: Record) -> types_pb2.Change:
+    return codec.change_to_wire(record, _changed(record))
+
+
+def _past_change(job: Job, record: Record, applies: list[Record]) -> types_pb2.Change:
+    acknowledged = {
+        outcome.target for apply in applies if isinstance(apply.payload, Applied) for outcome in apply.payload.outcomes
+    }
+    changed = _changed(record)
+    return codec.change_to_wire(record, changed, applies, lapsed(job, record.revision, changed, acknowledged))
+
+
+def _changed(record: Record) -> Changed:
     if not isinstance(record.payload, Changed):
         raise TypeError(f"record {record.revision} is no change")
-    return codec.change_to_wire(record, record.payload, applies or ())
+    return record.payload
 
 
 def _actor(context: _Context) -> str:

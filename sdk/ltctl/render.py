@@ -163,6 +163,7 @@ def change_data(change: types_pb2.Change) -> Data:
         ],
         "firings": [{"trigger": item.trigger_id, "number": item.number} for item in change.firings],
         "applies": [apply_data(apply) for apply in change.applies],
+        "lapsed": list(change.lapsed_ids),
     }
 
 
@@ -187,6 +188,11 @@ def applied_words(change: types_pb2.Change) -> str:
                 text += f" ({safe(outcome.reason)})"
             if text not in parts:
                 parts.append(text)
+    names = [item.variable_id for item in change.assignments] + [item.trigger_id for item in change.firings]
+    if change.lapsed_ids:
+        # Whole changes mostly: then the names need not be said again.
+        whole = set(change.lapsed_ids) == set(names)
+        parts.append("never" if whole else f"never: {', '.join(map(safe, change.lapsed_ids))}")
     return ", ".join(parts) or "pending"
 
 

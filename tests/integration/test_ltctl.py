@@ -425,3 +425,36 @@ def test_set_waits_for_every_rank_that_is_connected(daemon: Daemon, shell: Shell
         with pytest.raises(grpc.RpcError) as caught:
             Process(channel, "ddp", rank=1, world_size=2).register()
         assert grpc.StatusCode.ALREADY_EXISTS is caught.value.code()
+
+
+def test_history_tells_what_waits_from_what_will_never_be(daemon: Daemon, shell: Shell) -> None:
+    with daemon.channel() as channel:
+        process = Process(channel, "vgg")
+        process.register()
+        process.open()
+        process.declare(float_spec("lr", 0.1), triggers=("save",))
+        process.close()
+        eventually(lambda: "lost" in shell("jobs").out)
+        for value in ("0.5", "0.6"):
+            shell("set", "vgg", f"lr={value}", "--wait", "accepted")
+        assert 2 == shell("history", "vgg").out.count("pending")
+        back = Process(channel, "vgg")
+        back.register()
+        back.open()
+        taken = back.declare(float_spec("lr", 0.1), triggers=("save",)).variables[0]
+        outcome = types_pb2.Outcome(variable_id="lr", status=types_pb2.APPLY_STATUS_APPLIED, effective=taken.desired)
+        back.send(apply={"change_revision": taken.revision, "step": 3, "outcomes": [outcome]})
+        back.expect("apply_recorded")
+        shell("trigger", "vgg", "save", "--wait", "accepted")
+        first, second, third = shell("history", "vgg").out.splitlines()[1:]
+        assert ("0.1 → 0.5   never", "0.5 → 0.6   step 3", "fire save      pending") == (
+            first[first.index("0.1") :].rstrip(),
+            second[second.index("0.5 →") :].rstrip(),
+            third[third.index("fire") :].rstrip(),
+        )
+        back.expect("change")
+        back.send(end={"step": 5})
+        back.expect("end_recorded")
+        assert ["lr", None, "save"] == [
+            next(iter(change["lapsed"]), None) for change in json.loads(shell("history", "vgg", "-o", "json").out)
+        ]

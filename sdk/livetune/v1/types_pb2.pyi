@@ -588,6 +588,7 @@ class Change(google.protobuf.message.Message):
     ASSIGNMENTS_FIELD_NUMBER: builtins.int
     FIRINGS_FIELD_NUMBER: builtins.int
     APPLIES_FIELD_NUMBER: builtins.int
+    LAPSED_IDS_FIELD_NUMBER: builtins.int
     revision: builtins.int
     job: builtins.str
     """jobs/{job}"""
@@ -605,6 +606,12 @@ class Change(google.protobuf.message.Message):
     def applies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Apply]:
         """What the ranks acknowledged so far. Filled by ListChanges only; a watch carries applies as events of their own."""
 
+    @property
+    def lapsed_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Variables and triggers of this change that no rank has acknowledged and none will any more: a later change of the
+        variable was acknowledged, or the run ended. Filled by ListChanges only.
+        """
+
     def __init__(
         self,
         *,
@@ -616,8 +623,9 @@ class Change(google.protobuf.message.Message):
         assignments: collections.abc.Iterable[global___Assignment] | None = ...,
         firings: collections.abc.Iterable[global___Firing] | None = ...,
         applies: collections.abc.Iterable[global___Apply] | None = ...,
+        lapsed_ids: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "applies", b"applies", "assignments", b"assignments", "firings", b"firings", "job", b"job", "reason", b"reason", "revision", b"revision", "time", b"time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "applies", b"applies", "assignments", b"assignments", "firings", b"firings", "job", b"job", "lapsed_ids", b"lapsed_ids", "reason", b"reason", "revision", b"revision", "time", b"time"]) -> None: ...
 
 global___Change = Change

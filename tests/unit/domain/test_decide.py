@@ -6,7 +6,8 @@ import pytest
 
 from livetuned.domain import decide, limits
 from livetuned.domain.errors import DomainError, Reason
-from livetuned.domain.records import ApplyStatus, Outcome
+from livetuned.domain.lapse import lapsed
+from livetuned.domain.records import ApplyStatus, Assignment, Changed, Firing, Outcome
 from livetuned.domain.specs import TriggerSpec
 from support.domain import PROCESS, JobLog, spec
 
@@ -235,3 +236,28 @@ def test_a_job_that_does_not_exist_names_the_nearest() -> None:
     error = decide.job_not_found("vg16", ["vgg16", "bert"])
     assert "vgg16" == error.metadata["nearest"]
     assert "did you mean 'vgg16'?" in error.message
+
+
+def test_what_nobody_acknowledged_waits_or_has_lapsed() -> None:
+    log = job_log()
+    first, second = log.set(lr="0.5").revision, log.set(lr="0.6", n="4").revision
+    one = Changed("", "", "", (Assignment("lr", 0.1, 0.5),), ())
+    two = Changed("", "", "", (Assignment("lr", 0.5, 0.6), Assignment("n", 3, 4)), ())
+    assert log.job is not None
+    assert [] == lapsed(log.job, first, one, ())
+    log.record(decide.report_apply(log.job, 0, "a", second, 9, [applied("lr", 0.6)]))
+    assert log.job is not None
+    assert ["lr"] == lapsed(log.job, first, one, ())
+    assert [] == lapsed(log.job, second, two, ("lr",))
+    log.record(decide.fire_triggers(log.job, ["save"]))
+    assert log.job is not None
+    fired = Changed("", "", "", (), (Firing("save", 1),))
+    assert [] == lapsed(log.job, log.revision, fired, ())
+    log.record(decide.end(log.job, 0, "a", failed=False, message="", step=9))
+    ended_at = log.revision
+    assert log.job is not None
+    assert ["n"] == lapsed(log.job, second, two, ("lr",))
+    assert ["save"] == lapsed(log.job, ended_at - 1, fired, ())
+    job = log.register("b")  # a new run knows nothing of the old one's names
+    assert ["n"] == lapsed(job, second, two, ("lr",))
+    assert ["save"] == lapsed(job, ended_at - 1, fired, ())
