@@ -28,6 +28,8 @@ log = logging.getLogger("livetuned")
 DATABASE = "livetuned.db"
 """Name of the store's file in the state folder."""
 
+_DAMAGED = "nothing was changed; keep a copy of the file and restore a backup"
+
 GRACE_SECONDS = 0.5
 """How long calls under way may take to end when the daemon stops, in seconds; sessions and watches are cut after it."""
 
@@ -52,7 +54,7 @@ async def run(config: Config, ready: Callable[[str], None]) -> ExitCode:
         return _ended(
             ExitCode.STORE_UNUSABLE,
             error,
-            "nothing was changed; keep a copy of the file and restore a backup",
+            _DAMAGED,
         )
     try:
         return await _serve(config, store, ready)
@@ -106,7 +108,7 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
         return _ended(
             ExitCode.STORE_UNUSABLE,
             error,
-            "nothing was changed; keep a copy of the file and restore a backup",
+            _DAMAGED,
         )
     except (AddressError, DomainError) as error:
         return _ended(ExitCode.ADDRESS, error)

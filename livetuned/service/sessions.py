@@ -12,7 +12,6 @@ from livetuned.domain import decide
 from livetuned.domain.decide import Declaration
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.domain.job import Job
-from livetuned.domain.names import check_job_name
 from livetuned.domain.records import Applied, Outcome, Payload, PortMoved, Process, Registered
 from livetuned.domain.specs import TriggerSpec
 from livetuned.service import clock
@@ -62,7 +61,7 @@ class Sessions:
         self._engine = engine
         self._ports = ports
         self._metrics = metrics
-        self._open: dict[tuple[str, int], Session] = {}
+        self._open: dict[str, dict[int, Session]] = {}
         self._kept_until = clock.monotonic() + RETURN_GRACE_SECONDS
         self._kept: set[tuple[str, int]] = set()
         self._last_steps: dict[str, int] = {}
@@ -86,7 +85,7 @@ class Sessions:
 
     def connected(self, job: str) -> list[Session]:
         """Returns the open sessions of a job by rank."""
-        return sorted((s for (name, _), s in self._open.items() if name == job), key=lambda session: session.rank)
+        return [session for _, session in sorted(self._open.get(job, {}).items())]
 
     def step(self, job: Job) -> int:
         """Returns the step a job is at, or the last one that is known of it; 0 if none is."""
@@ -113,7 +112,7 @@ class Sessions:
             counts[self.status(job)] += 1
         for status, count in counts.items():
             self._metrics.jobs.labels(status.value).set(count)
-        self._metrics.sessions.set(len(self._open))
+        self._metrics.sessions.set(sum(map(len, self._open.values())))
         self._metrics.job_ports.set(len(self._ports))
 
     async def register(
@@ -127,7 +126,6 @@ class Sessions:
         Raises:
             DomainError: JOB_EXISTS, PORTS_EXHAUSTED, or what `decide.register` raises.
         """
-        check_job_name(name)
         async with self._registering:
             known = self._engine.job(name)
             self._check_free(known, name, rank, instance_id)
@@ -178,7 +176,7 @@ class Sessions:
             return
         process = holder.process
         who = f"process {process.pid} of {process.user or 'an unknown user'} on {process.host or 'an unknown host'}"
-        if (name, rank) in self._open:
+        if rank in self._open.get(name, {}):
             why = "which is connected; stop it or choose another name"
         elif (name, rank) in self._kept and clock.monotonic() < self._kept_until:
             why = "which may come back after the daemon's restart; try again in a few seconds"
@@ -202,13 +200,16 @@ class Sessions:
             raise DomainError(Reason.JOB_ENDED, f"job '{name}' has ended", job=name)
         self._kept.discard((name, rank))
         session = Session(name, rank, instance_id, clock.monotonic())
-        self._open[name, rank] = session
+        self._open.setdefault(name, {})[rank] = session
         return session
 
     def close(self, session: Session) -> None:
         """Closes a session; the job is lost if it was the last one and the job has not ended."""
-        if self._open.get((session.job, session.rank)) is session:
-            del self._open[session.job, session.rank]
+        ranks = self._open.get(session.job, {})
+        if ranks.get(session.rank) is session:
+            del ranks[session.rank]
+            if not ranks:
+                del self._open[session.job]
             self._last_steps[session.job] = max(0, session.step)
             job = self._engine.job(session.job)
             if job is not None and job.ended is None:
