@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from livetune import messages as m
 from livetune._version import __version__
-from livetune.endpoints import candidates, parse_endpoint, resolve
+from livetune.endpoints import CHANNEL_OPTIONS, candidates, parse_endpoint, resolve
 from livetune.errors import LiveTuneError
 
 if TYPE_CHECKING:
@@ -41,18 +41,12 @@ REFUSED_SECONDS = 5.0
 """Pause after the daemon refused this process: somebody must do something first."""
 
 _OPTIONS: list[tuple[str, Any]] = [
-    # A daemon that is frozen or cut off is noticed within seconds. The ping has a time-out of its own in gRPC, which
-    # would stretch this to a minute.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.ping_timeout_ms", 3_000),
+    *CHANNEL_OPTIONS,
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
-    # A proxy that the environment names for the web leads nowhere near a daemon.
-    ("grpc.enable_http_proxy", 0),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Owns where a daemon is looked for: the order of the places, and which of them answers.
+"""Owns where a daemon is looked for and how it is connected to: the order of the places, and what every channel needs.
 
 Pure standard library, so that ``ltctl`` and the daemon can use it without loading gRPC.
 """
@@ -14,7 +14,26 @@ from pathlib import Path
 
 from livetune.errors import DaemonUnreachableError, EndpointError
 
-__all__ = ["DEFAULT_TARGET", "SYSTEM_SOCKET", "candidates", "parse_endpoint", "resolve", "user_socket"]
+__all__ = [
+    "CHANNEL_OPTIONS",
+    "DEFAULT_TARGET",
+    "SYSTEM_SOCKET",
+    "candidates",
+    "parse_endpoint",
+    "resolve",
+    "user_socket",
+]
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A daemon that is frozen or cut off is noticed within seconds. The ping has a time-out of its own in gRPC, which
+    # would stretch this to a minute.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    # A proxy that the environment names for the web leads nowhere near a daemon: http_proxy is set on most clusters.
+    ("grpc.enable_http_proxy", 0),
+)
+"""What every gRPC channel to a daemon is made with."""
 
 SOCKET_NAME = "livetuned.sock"
 SYSTEM_SOCKET = Path("/run/livetuned") / SOCKET_NAME

@@ -74,7 +74,6 @@ class Session:
         """The daemon has answered what was declared when this stream opened."""
         self._told_step = -1
         self._end: m.End | None = None
-        self._ended = False
         self._handlers: dict[type, Callable[[Any], list[m.Action]]] = {
             m.VariableDeclared: self._variable_declared,
             m.TriggerDeclared: self._trigger_declared,
@@ -336,7 +335,6 @@ class Session:
         return []
 
     def _end_recorded(self, _: m.EndRecorded) -> list[m.Action]:
-        self._ended = True
         return [m.Ended()]
 
     def _disconnected(self, event: m.Disconnected) -> list[m.Action]:

@@ -98,4 +98,6 @@ def parse_assignments(words: Sequence[str], example: str) -> dict[str, str]:
 
 def job_resource(job: str) -> str:
     """Return the resource name of a job, ``""`` for the port's own."""
-    return f"jobs/{job}" if job else ""
+    from livetune.wire import job_name  # loads protobuf, which reading the words must not
+
+    return job_name(job) if job else ""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from livetune.endpoints import candidates, parse_endpoint, resolve
+from livetune.endpoints import CHANNEL_OPTIONS, candidates, parse_endpoint, resolve
 from livetune.errors import DaemonUnreachableError, EndpointError
 from ltctl.exits import BY_STATUS, CommandError, Exit
 from ltctl.text import safe
@@ -25,15 +25,7 @@ T = TypeVar("T")
 
 _MESSAGE_BYTES = 256 * 2**20
 """The largest answer taken: a page of the history, 1,000 changes of one value of 64 KiB each, old, new and applied."""
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-    # A proxy meant for the web must not be asked for a daemon: http_proxy is set on most clusters, loopback or not.
-    ("grpc.enable_http_proxy", 0),
-    # A frozen daemon is noticed in 13 s by a watch; the HTTP/2 ping has a time-out of its own (a minute).
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.ping_timeout_ms", 3_000),
-)
+_CHANNEL_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.max_receive_message_length", _MESSAGE_BYTES))
 
 CALL_SECONDS = 10.0
 """How long one call may take."""

@@ -75,30 +75,49 @@ def get_job(client: Client, job: str) -> types_pb2.Job:
     return client.call(lambda stub: stub.GetJob(request, metadata=metadata(), timeout=CALL_SECONDS)).job
 
 
+def _names(job: types_pb2.Job) -> list[str]:
+    return [item.spec.variable_id for item in job.variables] + [item.spec.trigger_id for item in job.triggers]
+
+
 def without_own_name(job: types_pb2.Job, names: Sequence[str]) -> Sequence[str]:
     """Drop the job's name from the front, needless on its own port, unless something in the job is called so too."""
     from ltctl import render
 
-    known = {item.spec.variable_id for item in job.variables} | {item.spec.trigger_id for item in job.triggers}
-    return names[1:] if names and names[0] == render.leaf(job.name) and names[0] not in known else names
+    return names[1:] if names and names[0] == render.leaf(job.name) and names[0] not in _names(job) else names
 
 
-def _chosen(job: types_pb2.Job, names: Sequence[str]) -> tuple[list[types_pb2.Variable], list[types_pb2.Trigger]]:
+def _look_up(client: Client, words: Sequence[str], example: str) -> tuple[types_pb2.Job, list[str]]:
+    """Ask for the job that the words name, and keep of it what they name.
+
+    Returns:
+        The job with the variables and triggers chosen, all if none is named; and their names.
+
+    Raises:
+        CommandError: There is no such job or name, or no daemon answers.
+        click.UsageError: No job is named.
+    """
     import difflib
 
     from ltctl import render
 
-    known = {item.spec.variable_id for item in job.variables} | {item.spec.trigger_id for item in job.triggers}
-    for name in names:
+    name, wanted = split_job(words, scoped=client.scoped, example=example)
+    job = get_job(client, name)
+    if client.scoped:
+        wanted = [*without_own_name(job, wanted)]
+    known = _names(job)
+    for name in wanted:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(sorted(known)) or 'none'}"
             message = f"job '{render.leaf(job.name)}' has no variable or trigger '{name}'{hint}"
             raise CommandError(Exit.NOT_FOUND, safe(message))
-    return (
-        [item for item in job.variables if not names or item.spec.variable_id in names],
-        [item for item in job.triggers if not names or item.spec.trigger_id in names],
-    )
+    if wanted:
+        variables = [item for item in job.variables if item.spec.variable_id in wanted]
+        triggers = [item for item in job.triggers if item.spec.trigger_id in wanted]
+        del job.variables[:], job.triggers[:]
+        job.variables.extend(variables)
+        job.triggers.extend(triggers)
+    return job, _names(job)
 
 
 def _applied_cell(variable: types_pb2.Variable) -> tuple[str, str]:
@@ -120,21 +139,17 @@ def get(client: Client, words: tuple[str, ...], form: str) -> None:
     """Show the values of a job's variables: desired, and really applied since which step."""
     from ltctl import render
 
-    name, names = split_job(words, scoped=client.scoped, example="ltctl get JOB")
-    job = get_job(client, name)
-    if client.scoped:
-        names = [*without_own_name(job, names)]
-    variables, triggers = _chosen(job, names)
+    job, names = _look_up(client, words, "ltctl get JOB")
 
     def lines() -> Iterable[str]:
         head = ["NAME", "DESIRED", "APPLIED", "SINCE STEP", "REVISION"]
         rows = []
-        for item in variables:
+        for item in job.variables:
             applied, step = _applied_cell(item)
             rows.append([item.spec.variable_id, render.shown(item.desired), applied, step, str(item.revision)])
             if form == "wide":
                 rows[-1] += [_rule(item.spec), item.spec.unit, item.spec.doc]
-        for trigger in triggers:
+        for trigger in job.triggers:
             counts = f"fired {trigger.fired}", f"consumed {trigger.consumed}"
             rows.append([trigger.spec.trigger_id, *counts, "-", str(trigger.revision or "-")])
             if form == "wide":
@@ -148,11 +163,10 @@ def get(client: Client, words: tuple[str, ...], form: str) -> None:
         "state": render.state(job),
         "step": job.step,
         "revision": job.revision,
-        "variables": [render.variable_data(item) for item in variables],
-        "triggers": [render.trigger_data(item) for item in triggers],
+        "variables": [render.variable_data(item) for item in job.variables],
+        "triggers": [render.trigger_data(item) for item in job.triggers],
     }
-    found = [item.spec.variable_id for item in variables] + [item.spec.trigger_id for item in triggers]
-    print_data(form, data, found, lines)
+    print_data(form, data, names, lines)
 
 
 def _rule(spec: types_pb2.VariableSpec) -> str:
@@ -179,14 +193,10 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
     """Show everything about a job: its processes, and each variable's type, rule, unit and meaning."""
     from ltctl import render
 
-    name, names = split_job(words, scoped=client.scoped, example="ltctl describe JOB")
-    job = get_job(client, name)
-    if client.scoped:
-        names = [*without_own_name(job, names)]
-    variables, triggers = _chosen(job, names)
+    job, names = _look_up(client, words, "ltctl describe JOB")
     data = render.job_data(job)
-    data["variables"] = [render.variable_data(item) for item in variables]
-    data["triggers"] = [render.trigger_data(item) for item in triggers]
+    data["variables"] = [render.variable_data(item) for item in job.variables]
+    data["triggers"] = [render.trigger_data(item) for item in job.triggers]
 
     def lines() -> Iterable[str]:
         where = f"run {job.run}, port {job.port or '-'}"
@@ -199,7 +209,7 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
             yield safe(
                 f"  rank {rank.rank}: pid {process.pid} of {process.user} on {process.host}, {link}: {process.command}"
             )
-        for item in variables:
+        for item in job.variables:
             applied, step = _applied_cell(item)
             since = "since the start" if step == "start" else f"since step {step}"
             unit = f" {safe(item.spec.unit)}" if item.spec.unit else ""
@@ -209,14 +219,13 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
                 yield f"  {safe(item.spec.doc)}"
             start = render.shown(item.spec.initial)
             yield f"  the job uses {applied} {since}; started with {start}; revision {item.revision}"
-        for trigger in triggers:
+        for trigger in job.triggers:
             yield ""
             yield f"{trigger.spec.trigger_id}   (trigger; fired {trigger.fired}, consumed {trigger.consumed})"
             if trigger.spec.doc:
                 yield f"  {safe(trigger.spec.doc)}"
 
-    found = [item.spec.variable_id for item in variables] + [item.spec.trigger_id for item in triggers]
-    print_data(form, data, found, lines)
+    print_data(form, data, names, lines)
 
 
 @click.command(short_help="Follow what happens.")
