@@ -41,8 +41,7 @@ def kill_while_writing(daemon: Daemon, kills: int, seed: int) -> tuple[int, int]
     daemon.start()
     with daemon.channel() as channel:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("x", 0.0), float_spec("y", 0.0))
     for _ in range(kills):
         running = threading.Event()

@@ -83,8 +83,7 @@ def test_a_change_is_validated_committed_applied_and_remembered_after_kill_9(dae
 def test_every_refusal_names_the_thing_the_rule_and_the_value(daemon: Daemon) -> None:
     with daemon.channel() as channel, daemon.control() as control:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("lr", 0.1, 1e-6, 1.0), triggers=("save",))
         before = control.GetJob(control_pb2.GetJobRequest(name="jobs/vgg")).revision
 
@@ -147,8 +146,7 @@ def test_garbage_bytes_are_answered_and_nothing_internal_leaks(daemon: Daemon) -
 def test_a_retry_with_the_same_request_id_is_the_same_change(daemon: Daemon) -> None:
     with daemon.channel() as channel, daemon.control() as control:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("lr", 0.1))
         request = set_text("vgg", lr="0.5")
         request.request_id = "once"
@@ -173,8 +171,7 @@ def test_the_jobs_own_port_serves_the_job_and_only_the_job(daemon: Daemon) -> No
 def test_a_live_job_is_not_taken_over_and_a_lost_one_keeps_what_was_asked(daemon: Daemon) -> None:
     with daemon.channel() as channel, daemon.control() as control:
         first = Process(channel, "vgg")
-        first.register()
-        first.open()
+        first.join()
         first.declare(float_spec("lr", 0.1))
         second = Process(channel, "vgg")
         code, reason, _, message = refusal(second.register)
@@ -211,12 +208,10 @@ def test_a_live_job_is_not_taken_over_and_a_lost_one_keeps_what_was_asked(daemon
 def test_contradicting_declarations_are_refused_one_by_one(daemon: Daemon) -> None:
     with daemon.channel() as channel:
         first = Process(channel, "ddp", world_size=2)
-        first.register()
-        first.open()
+        first.join()
         first.declare(float_spec("lr", 0.1), float_spec("wd", 0.0), triggers=("save",))
         second = Process(channel, "ddp", rank=1, world_size=2)
-        second.register()
-        second.open()
+        second.join()
         result = second.declare(
             float_spec("lr", 0.2), float_spec("wd", 0.0), float_spec("save", 0.0), float_spec("a b", 0.0),
             float_spec("x" * 300, 0.0), float_spec("", 0.0), float_spec("bad", float("nan")),
@@ -247,8 +242,7 @@ def test_a_job_port_taken_by_another_program_is_skipped_and_moved_after_a_restar
 def test_watch_resumes_without_gap_or_repeat_over_a_restart(daemon: Daemon) -> None:
     with daemon.channel() as channel, daemon.control() as control:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("lr", 0.1))
         for number in range(5):
             control.SetVariables(set_text("vgg", lr=str(number)))
@@ -282,8 +276,7 @@ def test_metrics_and_health_over_http(daemon: Daemon) -> None:
 
     with daemon.channel() as channel, daemon.control() as control:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("lr", 0.1))
         control.SetVariables(set_text("vgg", lr="0.5"))
         process.apply(process.expect("change").change, step=3)

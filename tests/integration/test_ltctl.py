@@ -95,8 +95,7 @@ def shell(daemon: Daemon) -> Shell:
 def trainer(daemon: Daemon) -> Iterator[Trainer]:
     with daemon.channel() as channel:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         mode = types_pb2.VariableSpec(
             variable_id="mode", type=types_pb2.VARIABLE_TYPE_STRING, choices=["train", "eval"]
         )
@@ -218,8 +217,7 @@ def test_a_server_of_another_kind_is_named(shell: Shell, daemon: Daemon) -> None
 def test_ctrl_c_while_waiting_says_what_was_accepted(daemon: Daemon, shell: Shell) -> None:
     with daemon.channel() as channel:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("lr", 0.1))
         with shell.start("set", "vgg", "lr=0.5") as waiting:
             eventually(lambda: "lr 0.1 → 0.5" in shell("history", "vgg").out)
@@ -233,8 +231,7 @@ def test_ctrl_c_while_waiting_says_what_was_accepted(daemon: Daemon, shell: Shel
 def test_a_history_of_large_values_is_read_in_one_answer(daemon: Daemon, shell: Shell) -> None:
     with daemon.channel() as channel:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         note = types_pb2.VariableSpec(variable_id="note", type=types_pb2.VARIABLE_TYPE_STRING)
         note.initial.string_value = ""
         process.declare(note)
@@ -278,8 +275,7 @@ def test_a_refusal_of_the_job_reaches_the_person(shell: Shell, trainer: Trainer)
 def test_a_change_that_is_not_applied_in_time(daemon: Daemon, shell: Shell) -> None:
     with daemon.channel() as channel:
         process = Process(channel, "slow")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("lr", 0.1))
         answer = shell("set", "slow", "lr=0.5", "--timeout", "0.3")
         assert 8 == answer.code
@@ -295,8 +291,7 @@ def test_a_change_that_is_not_applied_in_time(daemon: Daemon, shell: Shell) -> N
 def test_waiting_for_a_job_that_ends(daemon: Daemon, shell: Shell) -> None:
     with daemon.channel() as channel:
         process = Process(channel, "ends")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("lr", 0.1))
         waiting = shell.start("set", "ends", "lr=0.5")
         process.expect("change")
@@ -339,8 +334,7 @@ def read_event(watch: subprocess.Popen[str]) -> tuple[str, str, int]:
 def test_waiting_survives_a_restart_of_the_daemon(daemon: Daemon, shell: Shell) -> None:
     with daemon.channel() as channel:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("lr", 0.1))
         waiting = shell.start("set", "vgg", "lr=0.5", "--timeout", "30")
         change = process.expect("change").change
@@ -389,8 +383,7 @@ def test_no_daemon_says_how_to_start_one(make_daemon: Callable[..., Daemon]) -> 
 def test_a_change_that_a_later_one_overtook_is_a_conflict(daemon: Daemon, shell: Shell) -> None:
     with daemon.channel() as channel:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("lr", 0.1))
         waiting = shell.start("set", "vgg", "lr=0.5")
         first = process.expect("change").change
@@ -409,8 +402,7 @@ def test_set_waits_for_every_rank_that_is_connected(daemon: Daemon, shell: Shell
     with daemon.channel() as channel:
         ranks = [Process(channel, "ddp", rank=rank, world_size=2) for rank in range(2)]
         for process in ranks:
-            process.register()
-            process.open()
+            process.join()
             process.declare(float_spec("lr", 0.1))
         waiting = shell.start("set", "ddp", "lr=0.5", "--timeout", "30")
         changes = [process.expect("change").change for process in ranks]
@@ -430,8 +422,7 @@ def test_set_waits_for_every_rank_that_is_connected(daemon: Daemon, shell: Shell
 def test_history_tells_what_waits_from_what_will_never_be(daemon: Daemon, shell: Shell) -> None:
     with daemon.channel() as channel:
         process = Process(channel, "vgg")
-        process.register()
-        process.open()
+        process.join()
         process.declare(float_spec("lr", 0.1), triggers=("save",))
         process.close()
         eventually(lambda: "lost" in shell("jobs").out)
@@ -439,8 +430,7 @@ def test_history_tells_what_waits_from_what_will_never_be(daemon: Daemon, shell:
             shell("set", "vgg", f"lr={value}", "--wait", "accepted")
         assert 2 == shell("history", "vgg").out.count("pending")
         back = Process(channel, "vgg")
-        back.register()
-        back.open()
+        back.join()
         taken = back.declare(float_spec("lr", 0.1), triggers=("save",)).variables[0]
         outcome = types_pb2.Outcome(variable_id="lr", status=types_pb2.APPLY_STATUS_APPLIED, effective=taken.desired)
         back.send(apply={"change_revision": taken.revision, "step": 3, "outcomes": [outcome]})

@@ -56,6 +56,11 @@ class Process:
         self._down = self._stub.Session(iter(self._up.get, None), timeout=60)
         return self.expect("opened").opened
 
+    def join(self) -> job_pb2.SessionOpened:
+        """Registers and opens the session."""
+        self.register()
+        return self.open()
+
     def send(self, **message: object) -> None:
         self._up.put(job_pb2.SessionRequest(**message))
 
