@@ -7,9 +7,9 @@ cd "$(dirname "$0")/.."
 generate() {
     python -m grpc_tools.protoc -Iproto --python_out="$1" --mypy_out=quiet:"$1" \
         proto/livetune/v1/types.proto proto/livetune/v1/errors.proto \
-        proto/livetune/v1/control.proto proto/livetune/v1/job.proto
+        proto/livetune/v1/control.proto proto/livetune/v1/job.proto proto/livetune/v1/admin.proto
     python -m grpc_tools.protoc -Iproto --grpc_python_out="$1" --mypy_grpc_out=quiet:"$1" \
-        proto/livetune/v1/control.proto proto/livetune/v1/job.proto
+        proto/livetune/v1/control.proto proto/livetune/v1/job.proto proto/livetune/v1/admin.proto
 }
 
 if [ "${1:-}" != --check ]; then

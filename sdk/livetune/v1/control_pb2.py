@@ -23,54 +23,77 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from livetune.v1 import errors_pb2 as livetune_dot_v1_dot_errors__pb2
 from livetune.v1 import types_pb2 as livetune_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19livetune/v1/control.proto\x12\x0blivetune.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17livetune/v1/types.proto\"$\n\x0fListJobsRequest\x12\x11\n\tlive_only\x18\x01 \x01(\x08\"V\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.livetune.v1.Job\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"S\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.livetune.v1.Job\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"g\n\x0eVariableUpdate\x12\x13\n\x0bvariable_id\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x12.livetune.v1.ValueH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x42\x0b\n\tnew_value\"\x9e\x01\n\x13SetVariablesRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12,\n\x07updates\x18\x02 \x03(\x0b\x32\x1b.livetune.v1.VariableUpdate\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x0bif_revision\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x0e\n\x0c_if_revision\"f\n\x14SetVariablesResponse\x12#\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x13.livetune.v1.Change\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63onnected_ranks\x18\x03 \x03(\x05\"[\n\x13\x46ireTriggersRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x13\n\x0btrigger_ids\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"f\n\x14\x46ireTriggersResponse\x12#\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x13.livetune.v1.Change\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63onnected_ranks\x18\x03 \x03(\x05\"M\n\x12ListChangesRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x17\n\x0f\x62\x65\x66ore_revision\x18\x03 \x01(\x03\"o\n\x13ListChangesResponse\x12$\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x13.livetune.v1.Change\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12 \n\x18previous_before_revision\x18\x03 \x01(\x03\"]\n\x0cWatchRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08store_id\x18\x03 \x01(\tB\x11\n\x0f_after_revision\"y\n\rWatchResponse\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12#\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x12.livetune.v1.EventH\x00\x12)\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32\x15.livetune.v1.BookmarkH\x00\x42\x06\n\x04item\"\x1c\n\x08\x42ookmark\x12\x10\n\x08revision\x18\x01 \x01(\x03\"\xd7\x02\n\x05\x45vent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03job\x18\x03 \x01(\t\x12\x30\n\nregistered\x18\x04 \x01(\x0b\x32\x1a.livetune.v1.JobRegisteredH\x00\x12)\n\x08\x64\x65\x63lared\x18\x05 \x01(\x0b\x32\x15.livetune.v1.DeclaredH\x00\x12%\n\x06\x63hange\x18\x06 \x01(\x0b\x32\x13.livetune.v1.ChangeH\x00\x12#\n\x05\x61pply\x18\x07 \x01(\x0b\x32\x12.livetune.v1.ApplyH\x00\x12&\n\x05\x65nded\x18\x08 \x01(\x0b\x32\x15.livetune.v1.JobEndedH\x00\x12,\n\nport_moved\x18\t \x01(\x0b\x32\x16.livetune.v1.PortMovedH\x00\x42\x06\n\x04kind\"p\n\rJobRegistered\x12\x0b\n\x03run\x18\x01 \x01(\x03\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x0f\n\x07resumed\x18\x04 \x01(\x08\x12%\n\x07process\x18\x05 \x01(\x0b\x32\x14.livetune.v1.Process\"`\n\x08\x44\x65\x63lared\x12(\n\tvariables\x18\x01 \x03(\x0b\x32\x15.livetune.v1.Variable\x12*\n\x08triggers\x18\x02 \x03(\x0b\x32\x18.livetune.v1.TriggerSpec\"A\n\x08JobEnded\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.livetune.v1.JobState\x12\x0f\n\x07message\x18\x02 \x01(\t\"0\n\tPortMoved\x12\x0c\n\x04port\x18\x01 \x01(\x05\x12\x15\n\rprevious_port\x18\x02 \x01(\x05\x32\xda\x03\n\x0e\x43ontrolService\x12G\n\x08ListJobs\x12\x1c.livetune.v1.ListJobsRequest\x1a\x1d.livetune.v1.ListJobsResponse\x12\x41\n\x06GetJob\x12\x1a.livetune.v1.GetJobRequest\x1a\x1b.livetune.v1.GetJobResponse\x12S\n\x0cSetVariables\x12 .livetune.v1.SetVariablesRequest\x1a!.livetune.v1.SetVariablesResponse\x12S\n\x0c\x46ireTriggers\x12 .livetune.v1.FireTriggersRequest\x1a!.livetune.v1.FireTriggersResponse\x12P\n\x0bListChanges\x12\x1f.livetune.v1.ListChangesRequest\x1a .livetune.v1.ListChangesResponse\x12@\n\x05Watch\x12\x19.livetune.v1.WatchRequest\x1a\x1a.livetune.v1.WatchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19livetune/v1/control.proto\x12\x0blivetune.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18livetune/v1/errors.proto\x1a\x17livetune/v1/types.proto\"$\n\x0fListJobsRequest\x12\x11\n\tlive_only\x18\x01 \x01(\x08\"V\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.livetune.v1.Job\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"S\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.livetune.v1.Job\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x91\x01\n\x0eVariableUpdate\x12\x13\n\x0bvariable_id\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x12.livetune.v1.ValueH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x18\n\x0bif_revision\x18\x04 \x01(\x03H\x01\x88\x01\x01\x42\x0b\n\tnew_valueB\x0e\n\x0c_if_revision\"\xe7\x01\n\x13SetVariablesRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12,\n\x07updates\x18\x02 \x03(\x0b\x32\x1b.livetune.v1.VariableUpdate\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x0bif_revision\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x1c\n\x0fif_job_revision\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\x42\x0e\n\x0c_if_revisionB\x12\n\x10_if_job_revision\"f\n\x14SetVariablesResponse\x12#\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x13.livetune.v1.Change\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63onnected_ranks\x18\x03 \x03(\x05\"\x81\x01\n\x13\x46ireTriggersRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x13\n\x0btrigger_ids\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x12\r\n\x05merge\x18\x06 \x01(\x08\"f\n\x14\x46ireTriggersResponse\x12#\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x13.livetune.v1.Change\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63onnected_ranks\x18\x03 \x03(\x05\"|\n\x11UndoChangeRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"d\n\x12UndoChangeResponse\x12#\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x13.livetune.v1.Change\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63onnected_ranks\x18\x03 \x03(\x05\"D\n\x14StreamChangesRequest\x12,\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1b.livetune.v1.StreamedChange\"\xbb\x01\n\x0eStreamedChange\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12/\n\x03set\x18\x02 \x01(\x0b\x32 .livetune.v1.SetVariablesRequestH\x00\x12\x30\n\x04\x66ire\x18\x03 \x01(\x0b\x32 .livetune.v1.FireTriggersRequestH\x00\x12.\n\x04undo\x18\x04 \x01(\x0b\x32\x1e.livetune.v1.UndoChangeRequestH\x00\x42\t\n\x07request\"W\n\x15StreamChangesResponse\x12,\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1b.livetune.v1.StreamedAnswer\x12\x10\n\x08store_id\x18\x02 \x01(\t\"\x92\x01\n\x0eStreamedAnswer\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12%\n\x06\x63hange\x18\x02 \x01(\x0b\x32\x13.livetune.v1.ChangeH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.livetune.v1.ErrorStatusH\x00\x12\x17\n\x0f\x63onnected_ranks\x18\x04 \x03(\x05\x42\x08\n\x06result\"0\n\x10RemoveJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"K\n\x11RemoveJobResponse\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.livetune.v1.JobState\x12\x10\n\x08store_id\x18\x02 \x01(\t\"\xe7\x01\n\x12ListChangesRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x17\n\x0f\x62\x65\x66ore_revision\x18\x03 \x01(\x03\x12\x16\n\x0e\x61\x66ter_revision\x18\x04 \x01(\x03\x12\x11\n\ttarget_id\x18\x05 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12.\n\nsince_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8b\x01\n\x13ListChangesResponse\x12$\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x13.livetune.v1.Change\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12 \n\x18previous_before_revision\x18\x03 \x01(\x03\x12\x1a\n\x12\x63ompacted_revision\x18\x04 \x01(\x03\"o\n\x0cWatchRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x10\n\x08snapshot\x18\x04 \x01(\x08\x42\x11\n\x0f_after_revision\"\xd9\x01\n\rWatchResponse\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12#\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x12.livetune.v1.EventH\x00\x12)\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32\x15.livetune.v1.BookmarkH\x00\x12\x34\n\x0esnapshot_begin\x18\x04 \x01(\x0b\x32\x1a.livetune.v1.SnapshotBeginH\x00\x12(\n\x0csnapshot_job\x18\x05 \x01(\x0b\x32\x10.livetune.v1.JobH\x00\x42\x06\n\x04item\"\x1c\n\x08\x42ookmark\x12\x10\n\x08revision\x18\x01 \x01(\x03\":\n\rSnapshotBegin\x12)\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\x1a.livetune.v1.SnapshotCause\"\x83\x03\n\x05\x45vent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03job\x18\x03 \x01(\t\x12\x30\n\nregistered\x18\x04 \x01(\x0b\x32\x1a.livetune.v1.JobRegisteredH\x00\x12)\n\x08\x64\x65\x63lared\x18\x05 \x01(\x0b\x32\x15.livetune.v1.DeclaredH\x00\x12%\n\x06\x63hange\x18\x06 \x01(\x0b\x32\x13.livetune.v1.ChangeH\x00\x12#\n\x05\x61pply\x18\x07 \x01(\x0b\x32\x12.livetune.v1.ApplyH\x00\x12&\n\x05\x65nded\x18\x08 \x01(\x0b\x32\x15.livetune.v1.JobEndedH\x00\x12,\n\nport_moved\x18\t \x01(\x0b\x32\x16.livetune.v1.PortMovedH\x00\x12*\n\x07removed\x18\n \x01(\x0b\x32\x17.livetune.v1.JobRemovedH\x00\x42\x06\n\x04kind\"p\n\rJobRegistered\x12\x0b\n\x03run\x18\x01 \x01(\x03\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x0f\n\x07resumed\x18\x04 \x01(\x08\x12%\n\x07process\x18\x05 \x01(\x0b\x32\x14.livetune.v1.Process\"`\n\x08\x44\x65\x63lared\x12(\n\tvariables\x18\x01 \x03(\x0b\x32\x15.livetune.v1.Variable\x12*\n\x08triggers\x18\x02 \x03(\x0b\x32\x18.livetune.v1.TriggerSpec\"A\n\x08JobEnded\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.livetune.v1.JobState\x12\x0f\n\x07message\x18\x02 \x01(\t\"+\n\nJobRemoved\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"0\n\tPortMoved\x12\x0c\n\x04port\x18\x01 \x01(\x05\x12\x15\n\rprevious_port\x18\x02 \x01(\x05*\x8e\x01\n\rSnapshotCause\x12\x1e\n\x1aSNAPSHOT_CAUSE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SNAPSHOT_CAUSE_REQUESTED\x10\x01\x12\x1c\n\x18SNAPSHOT_CAUSE_COMPACTED\x10\x02\x12!\n\x1dSNAPSHOT_CAUSE_STORE_REPLACED\x10\x03\x32\xd1\x05\n\x0e\x43ontrolService\x12G\n\x08ListJobs\x12\x1c.livetune.v1.ListJobsRequest\x1a\x1d.livetune.v1.ListJobsResponse\x12\x41\n\x06GetJob\x12\x1a.livetune.v1.GetJobRequest\x1a\x1b.livetune.v1.GetJobResponse\x12S\n\x0cSetVariables\x12 .livetune.v1.SetVariablesRequest\x1a!.livetune.v1.SetVariablesResponse\x12S\n\x0c\x46ireTriggers\x12 .livetune.v1.FireTriggersRequest\x1a!.livetune.v1.FireTriggersResponse\x12M\n\nUndoChange\x12\x1e.livetune.v1.UndoChangeRequest\x1a\x1f.livetune.v1.UndoChangeResponse\x12Z\n\rStreamChanges\x12!.livetune.v1.StreamChangesRequest\x1a\".livetune.v1.StreamChangesResponse(\x01\x30\x01\x12P\n\x0bListChanges\x12\x1f.livetune.v1.ListChangesRequest\x1a .livetune.v1.ListChangesResponse\x12J\n\tRemoveJob\x12\x1d.livetune.v1.RemoveJobRequest\x1a\x1e.livetune.v1.RemoveJobResponse\x12@\n\x05Watch\x12\x19.livetune.v1.WatchRequest\x1a\x1a.livetune.v1.WatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'livetune.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTJOBSREQUEST']._serialized_start=100
-  _globals['_LISTJOBSREQUEST']._serialized_end=136
-  _globals['_LISTJOBSRESPONSE']._serialized_start=138
-  _globals['_LISTJOBSRESPONSE']._serialized_end=224
-  _globals['_GETJOBREQUEST']._serialized_start=226
-  _globals['_GETJOBREQUEST']._serialized_end=255
-  _globals['_GETJOBRESPONSE']._serialized_start=257
-  _globals['_GETJOBRESPONSE']._serialized_end=340
-  _globals['_VARIABLEUPDATE']._serialized_start=342
-  _globals['_VARIABLEUPDATE']._serialized_end=445
-  _globals['_SETVARIABLESREQUEST']._serialized_start=448
-  _globals['_SETVARIABLESREQUEST']._serialized_end=606
-  _globals['_SETVARIABLESRESPONSE']._serialized_start=608
-  _globals['_SETVARIABLESRESPONSE']._serialized_end=710
-  _globals['_FIRETRIGGERSREQUEST']._serialized_start=712
-  _globals['_FIRETRIGGERSREQUEST']._serialized_end=803
-  _globals['_FIRETRIGGERSRESPONSE']._serialized_start=805
-  _globals['_FIRETRIGGERSRESPONSE']._serialized_end=907
-  _globals['_LISTCHANGESREQUEST']._serialized_start=909
-  _globals['_LISTCHANGESREQUEST']._serialized_end=986
-  _globals['_LISTCHANGESRESPONSE']._serialized_start=988
-  _globals['_LISTCHANGESRESPONSE']._serialized_end=1099
-  _globals['_WATCHREQUEST']._serialized_start=1101
-  _globals['_WATCHREQUEST']._serialized_end=1194
-  _globals['_WATCHRESPONSE']._serialized_start=1196
-  _globals['_WATCHRESPONSE']._serialized_end=1317
-  _globals['_BOOKMARK']._serialized_start=1319
-  _globals['_BOOKMARK']._serialized_end=1347
-  _globals['_EVENT']._serialized_start=1350
-  _globals['_EVENT']._serialized_end=1693
-  _globals['_JOBREGISTERED']._serialized_start=1695
-  _globals['_JOBREGISTERED']._serialized_end=1807
-  _globals['_DECLARED']._serialized_start=1809
-  _globals['_DECLARED']._serialized_end=1905
-  _globals['_JOBENDED']._serialized_start=1907
-  _globals['_JOBENDED']._serialized_end=1972
-  _globals['_PORTMOVED']._serialized_start=1974
-  _globals['_PORTMOVED']._serialized_end=2022
-  _globals['_CONTROLSERVICE']._serialized_start=2025
-  _globals['_CONTROLSERVICE']._serialized_end=2499
+  _globals['_SNAPSHOTCAUSE']._serialized_start=3507
+  _globals['_SNAPSHOTCAUSE']._serialized_end=3649
+  _globals['_LISTJOBSREQUEST']._serialized_start=126
+  _globals['_LISTJOBSREQUEST']._serialized_end=162
+  _globals['_LISTJOBSRESPONSE']._serialized_start=164
+  _globals['_LISTJOBSRESPONSE']._serialized_end=250
+  _globals['_GETJOBREQUEST']._serialized_start=252
+  _globals['_GETJOBREQUEST']._serialized_end=281
+  _globals['_GETJOBRESPONSE']._serialized_start=283
+  _globals['_GETJOBRESPONSE']._serialized_end=366
+  _globals['_VARIABLEUPDATE']._serialized_start=369
+  _globals['_VARIABLEUPDATE']._serialized_end=514
+  _globals['_SETVARIABLESREQUEST']._serialized_start=517
+  _globals['_SETVARIABLESREQUEST']._serialized_end=748
+  _globals['_SETVARIABLESRESPONSE']._serialized_start=750
+  _globals['_SETVARIABLESRESPONSE']._serialized_end=852
+  _globals['_FIRETRIGGERSREQUEST']._serialized_start=855
+  _globals['_FIRETRIGGERSREQUEST']._serialized_end=984
+  _globals['_FIRETRIGGERSRESPONSE']._serialized_start=986
+  _globals['_FIRETRIGGERSRESPONSE']._serialized_end=1088
+  _globals['_UNDOCHANGEREQUEST']._serialized_start=1090
+  _globals['_UNDOCHANGEREQUEST']._serialized_end=1214
+  _globals['_UNDOCHANGERESPONSE']._serialized_start=1216
+  _globals['_UNDOCHANGERESPONSE']._serialized_end=1316
+  _globals['_STREAMCHANGESREQUEST']._serialized_start=1318
+  _globals['_STREAMCHANGESREQUEST']._serialized_end=1386
+  _globals['_STREAMEDCHANGE']._serialized_start=1389
+  _globals['_STREAMEDCHANGE']._serialized_end=1576
+  _globals['_STREAMCHANGESRESPONSE']._serialized_start=1578
+  _globals['_STREAMCHANGESRESPONSE']._serialized_end=1665
+  _globals['_STREAMEDANSWER']._serialized_start=1668
+  _globals['_STREAMEDANSWER']._serialized_end=1814
+  _globals['_REMOVEJOBREQUEST']._serialized_start=1816
+  _globals['_REMOVEJOBREQUEST']._serialized_end=1864
+  _globals['_REMOVEJOBRESPONSE']._serialized_start=1866
+  _globals['_REMOVEJOBRESPONSE']._serialized_end=1941
+  _globals['_LISTCHANGESREQUEST']._serialized_start=1944
+  _globals['_LISTCHANGESREQUEST']._serialized_end=2175
+  _globals['_LISTCHANGESRESPONSE']._serialized_start=2178
+  _globals['_LISTCHANGESRESPONSE']._serialized_end=2317
+  _globals['_WATCHREQUEST']._serialized_start=2319
+  _globals['_WATCHREQUEST']._serialized_end=2430
+  _globals['_WATCHRESPONSE']._serialized_start=2433
+  _globals['_WATCHRESPONSE']._serialized_end=2650
+  _globals['_BOOKMARK']._serialized_start=2652
+  _globals['_BOOKMARK']._serialized_end=2680
+  _globals['_SNAPSHOTBEGIN']._serialized_start=2682
+  _globals['_SNAPSHOTBEGIN']._serialized_end=2740
+  _globals['_EVENT']._serialized_start=2743
+  _globals['_EVENT']._serialized_end=3130
+  _globals['_JOBREGISTERED']._serialized_start=3132
+  _globals['_JOBREGISTERED']._serialized_end=3244
+  _globals['_DECLARED']._serialized_start=3246
+  _globals['_DECLARED']._serialized_end=3342
+  _globals['_JOBENDED']._serialized_start=3344
+  _globals['_JOBENDED']._serialized_end=3409
+  _globals['_JOBREMOVED']._serialized_start=3411
+  _globals['_JOBREMOVED']._serialized_end=3454
+  _globals['_PORTMOVED']._serialized_start=3456
+  _globals['_PORTMOVED']._serialized_end=3504
+  _globals['_CONTROLSERVICE']._serialized_start=3652
+  _globals['_CONTROLSERVICE']._serialized_end=4373
 # @@protoc_insertion_point(module_scope)

@@ -7,12 +7,45 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import livetune.v1.errors_pb2
 import livetune.v1.types_pb2
+import sys
 import typing
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _SnapshotCause:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SnapshotCauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SnapshotCause.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SNAPSHOT_CAUSE_UNSPECIFIED: _SnapshotCause.ValueType  # 0
+    SNAPSHOT_CAUSE_REQUESTED: _SnapshotCause.ValueType  # 1
+    """It was asked for."""
+    SNAPSHOT_CAUSE_COMPACTED: _SnapshotCause.ValueType  # 2
+    """The records after `after_revision` are not kept any more."""
+    SNAPSHOT_CAUSE_STORE_REPLACED: _SnapshotCause.ValueType  # 3
+    """`after_revision` comes from another store than the daemon has now."""
+
+class SnapshotCause(_SnapshotCause, metaclass=_SnapshotCauseEnumTypeWrapper): ...
+
+SNAPSHOT_CAUSE_UNSPECIFIED: SnapshotCause.ValueType  # 0
+SNAPSHOT_CAUSE_REQUESTED: SnapshotCause.ValueType  # 1
+"""It was asked for."""
+SNAPSHOT_CAUSE_COMPACTED: SnapshotCause.ValueType  # 2
+"""The records after `after_revision` are not kept any more."""
+SNAPSHOT_CAUSE_STORE_REPLACED: SnapshotCause.ValueType  # 3
+"""`after_revision` comes from another store than the daemon has now."""
+global___SnapshotCause = SnapshotCause
 
 @typing.final
 class ListJobsRequest(google.protobuf.message.Message):
@@ -101,9 +134,12 @@ class VariableUpdate(google.protobuf.message.Message):
     VARIABLE_ID_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    IF_REVISION_FIELD_NUMBER: builtins.int
     variable_id: builtins.str
     text: builtins.str
     """As a person types it; the daemon reads it by the variable's declared type."""
+    if_revision: builtins.int
+    """Only if this variable was not changed after this revision; else ABORTED."""
     @property
     def value(self) -> livetune.v1.types_pb2.Value: ...
     def __init__(
@@ -112,9 +148,13 @@ class VariableUpdate(google.protobuf.message.Message):
         variable_id: builtins.str = ...,
         value: livetune.v1.types_pb2.Value | None = ...,
         text: builtins.str = ...,
+        if_revision: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["new_value", b"new_value", "text", b"text", "value", b"value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["new_value", b"new_value", "text", b"text", "value", b"value", "variable_id", b"variable_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision", "new_value", b"new_value", "text", b"text", "value", b"value"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision", "new_value", b"new_value", "text", b"text", "value", b"value", "variable_id", b"variable_id"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_if_revision", b"_if_revision"]) -> typing.Literal["if_revision"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["new_value", b"new_value"]) -> typing.Literal["value", "text"] | None: ...
 
 global___VariableUpdate = VariableUpdate
@@ -128,6 +168,8 @@ class SetVariablesRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     IF_REVISION_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    IF_JOB_REVISION_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     job: builtins.str
     """jobs/{job}"""
     reason: builtins.str
@@ -136,7 +178,13 @@ class SetVariablesRequest(google.protobuf.message.Message):
     revision taken from GetJob. 0 is a revision like any other: use the field's presence to leave it out.
     """
     request_id: builtins.str
-    """Chosen by the caller, unique per change: a retry with the same id is answered with the change already made."""
+    """Chosen by the caller, unique per change: a retry with the same id is answered with the change already made. The
+    same id for something else is refused. The newest 1,000 of a job are remembered.
+    """
+    if_job_revision: builtins.int
+    """Only if no change of this job was accepted after this revision; else ABORTED."""
+    validate_only: builtins.bool
+    """Check everything and change nothing: the change in the answer has revision 0."""
     @property
     def updates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___VariableUpdate]: ...
     def __init__(
@@ -147,9 +195,14 @@ class SetVariablesRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         if_revision: builtins.int | None = ...,
         request_id: builtins.str = ...,
+        if_job_revision: builtins.int | None = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision", "job", b"job", "reason", b"reason", "request_id", b"request_id", "updates", b"updates"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_if_job_revision", b"_if_job_revision", "_if_revision", b"_if_revision", "if_job_revision", b"if_job_revision", "if_revision", b"if_revision"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_if_job_revision", b"_if_job_revision", "_if_revision", b"_if_revision", "if_job_revision", b"if_job_revision", "if_revision", b"if_revision", "job", b"job", "reason", b"reason", "request_id", b"request_id", "updates", b"updates", "validate_only", b"validate_only"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_if_job_revision", b"_if_job_revision"]) -> typing.Literal["if_job_revision"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_if_revision", b"_if_revision"]) -> typing.Literal["if_revision"] | None: ...
 
 global___SetVariablesRequest = SetVariablesRequest
@@ -188,11 +241,19 @@ class FireTriggersRequest(google.protobuf.message.Message):
     TRIGGER_IDS_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    MERGE_FIELD_NUMBER: builtins.int
     job: builtins.str
     """jobs/{job}"""
     reason: builtins.str
     request_id: builtins.str
     """As in SetVariablesRequest."""
+    validate_only: builtins.bool
+    """As in SetVariablesRequest."""
+    merge: builtins.bool
+    """Where a firing waits to be consumed already, add none: the answer is then the change that fired last, if every
+    trigger named has one. Without it each firing is consumed by itself, none is ever merged.
+    """
     @property
     def trigger_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -202,8 +263,10 @@ class FireTriggersRequest(google.protobuf.message.Message):
         trigger_ids: collections.abc.Iterable[builtins.str] | None = ...,
         reason: builtins.str = ...,
         request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
+        merge: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["job", b"job", "reason", b"reason", "request_id", b"request_id", "trigger_ids", b"trigger_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["job", b"job", "merge", b"merge", "reason", b"reason", "request_id", b"request_id", "trigger_ids", b"trigger_ids", "validate_only", b"validate_only"]) -> None: ...
 
 global___FireTriggersRequest = FireTriggersRequest
 
@@ -232,26 +295,242 @@ class FireTriggersResponse(google.protobuf.message.Message):
 global___FireTriggersResponse = FireTriggersResponse
 
 @typing.final
+class UndoChangeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    FORCE_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    job: builtins.str
+    """jobs/{job}"""
+    revision: builtins.int
+    """The change to undo."""
+    reason: builtins.str
+    """Empty: "undo of N"."""
+    force: builtins.bool
+    """Restore even variables that were changed again since; else that is ABORTED."""
+    request_id: builtins.str
+    """As in SetVariablesRequest."""
+    validate_only: builtins.bool
+    def __init__(
+        self,
+        *,
+        job: builtins.str = ...,
+        revision: builtins.int = ...,
+        reason: builtins.str = ...,
+        force: builtins.bool = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["force", b"force", "job", b"job", "reason", b"reason", "request_id", b"request_id", "revision", b"revision", "validate_only", b"validate_only"]) -> None: ...
+
+global___UndoChangeRequest = UndoChangeRequest
+
+@typing.final
+class UndoChangeResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: builtins.int
+    STORE_ID_FIELD_NUMBER: builtins.int
+    CONNECTED_RANKS_FIELD_NUMBER: builtins.int
+    store_id: builtins.str
+    @property
+    def change(self) -> livetune.v1.types_pb2.Change: ...
+    @property
+    def connected_ranks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        change: livetune.v1.types_pb2.Change | None = ...,
+        store_id: builtins.str = ...,
+        connected_ranks: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "connected_ranks", b"connected_ranks", "store_id", b"store_id"]) -> None: ...
+
+global___UndoChangeResponse = UndoChangeResponse
+
+@typing.final
+class StreamChangesRequest(google.protobuf.message.Message):
+    """One or more changes, each by itself."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StreamedChange]: ...
+    def __init__(
+        self,
+        *,
+        changes: collections.abc.Iterable[global___StreamedChange] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes"]) -> None: ...
+
+global___StreamChangesRequest = StreamChangesRequest
+
+@typing.final
+class StreamedChange(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: builtins.int
+    SET_FIELD_NUMBER: builtins.int
+    FIRE_FIELD_NUMBER: builtins.int
+    UNDO_FIELD_NUMBER: builtins.int
+    tag: builtins.int
+    """Chosen by the caller: the answer carries it. Answers may come in another order than their requests."""
+    @property
+    def set(self) -> global___SetVariablesRequest: ...
+    @property
+    def fire(self) -> global___FireTriggersRequest: ...
+    @property
+    def undo(self) -> global___UndoChangeRequest: ...
+    def __init__(
+        self,
+        *,
+        tag: builtins.int = ...,
+        set: global___SetVariablesRequest | None = ...,
+        fire: global___FireTriggersRequest | None = ...,
+        undo: global___UndoChangeRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["fire", b"fire", "request", b"request", "set", b"set", "undo", b"undo"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["fire", b"fire", "request", b"request", "set", b"set", "tag", b"tag", "undo", b"undo"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["request", b"request"]) -> typing.Literal["set", "fire", "undo"] | None: ...
+
+global___StreamedChange = StreamedChange
+
+@typing.final
+class StreamChangesResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: builtins.int
+    STORE_ID_FIELD_NUMBER: builtins.int
+    store_id: builtins.str
+    @property
+    def answers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StreamedAnswer]: ...
+    def __init__(
+        self,
+        *,
+        answers: collections.abc.Iterable[global___StreamedAnswer] | None = ...,
+        store_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answers", b"answers", "store_id", b"store_id"]) -> None: ...
+
+global___StreamChangesResponse = StreamChangesResponse
+
+@typing.final
+class StreamedAnswer(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: builtins.int
+    CHANGE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    CONNECTED_RANKS_FIELD_NUMBER: builtins.int
+    tag: builtins.int
+    @property
+    def change(self) -> livetune.v1.types_pb2.Change: ...
+    @property
+    def error(self) -> livetune.v1.errors_pb2.ErrorStatus: ...
+    @property
+    def connected_ranks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        tag: builtins.int = ...,
+        change: livetune.v1.types_pb2.Change | None = ...,
+        error: livetune.v1.errors_pb2.ErrorStatus | None = ...,
+        connected_ranks: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change", "error", b"error", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "connected_ranks", b"connected_ranks", "error", b"error", "result", b"result", "tag", b"tag"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["change", "error"] | None: ...
+
+global___StreamedAnswer = StreamedAnswer
+
+@typing.final
+class RemoveJobRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """jobs/{job}"""
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "reason", b"reason"]) -> None: ...
+
+global___RemoveJobRequest = RemoveJobRequest
+
+@typing.final
+class RemoveJobResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: builtins.int
+    STORE_ID_FIELD_NUMBER: builtins.int
+    state: livetune.v1.types_pb2.JobState.ValueType
+    """FAILED if a lost job was ended: it stays readable, and its port is free. UNSPECIFIED if it is forgotten."""
+    store_id: builtins.str
+    def __init__(
+        self,
+        *,
+        state: livetune.v1.types_pb2.JobState.ValueType = ...,
+        store_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["state", b"state", "store_id", b"store_id"]) -> None: ...
+
+global___RemoveJobResponse = RemoveJobResponse
+
+@typing.final
 class ListChangesRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     JOB_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     BEFORE_REVISION_FIELD_NUMBER: builtins.int
+    AFTER_REVISION_FIELD_NUMBER: builtins.int
+    TARGET_ID_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    SINCE_TIME_FIELD_NUMBER: builtins.int
+    UNTIL_TIME_FIELD_NUMBER: builtins.int
     job: builtins.str
-    """jobs/{job}"""
+    """jobs/{job}; empty means all jobs."""
     page_size: builtins.int
     """At most this many, the newest; 0 means 100. At most 1,000."""
     before_revision: builtins.int
     """Only changes older than this revision; 0 means from the newest. To page backwards."""
+    after_revision: builtins.int
+    """Only changes newer than this revision."""
+    target_id: builtins.str
+    """Only changes that name this variable or trigger."""
+    actor: builtins.str
+    """Only changes of this actor."""
+    @property
+    def since_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Only changes accepted at or after `since_time`, and before `until_time`, by the daemon's wall clock."""
+
+    @property
+    def until_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         job: builtins.str = ...,
         page_size: builtins.int = ...,
         before_revision: builtins.int = ...,
+        after_revision: builtins.int = ...,
+        target_id: builtins.str = ...,
+        actor: builtins.str = ...,
+        since_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["before_revision", b"before_revision", "job", b"job", "page_size", b"page_size"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["since_time", b"since_time", "until_time", b"until_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "after_revision", b"after_revision", "before_revision", b"before_revision", "job", b"job", "page_size", b"page_size", "since_time", b"since_time", "target_id", b"target_id", "until_time", b"until_time"]) -> None: ...
 
 global___ListChangesRequest = ListChangesRequest
 
@@ -262,9 +541,14 @@ class ListChangesResponse(google.protobuf.message.Message):
     CHANGES_FIELD_NUMBER: builtins.int
     STORE_ID_FIELD_NUMBER: builtins.int
     PREVIOUS_BEFORE_REVISION_FIELD_NUMBER: builtins.int
+    COMPACTED_REVISION_FIELD_NUMBER: builtins.int
     store_id: builtins.str
     previous_before_revision: builtins.int
-    """Pass it as before_revision for the page before this one; 0 if there is none."""
+    """Pass it as before_revision for the page before this one; 0 if there is none. With a filter a page may be short, or
+    even empty, and have one before it all the same: one call looks at a bounded part of the history.
+    """
+    compacted_revision: builtins.int
+    """Changes up to this revision were compacted away: they are in no page."""
     @property
     def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[livetune.v1.types_pb2.Change]:
         """In the order of revisions."""
@@ -275,8 +559,9 @@ class ListChangesResponse(google.protobuf.message.Message):
         changes: collections.abc.Iterable[livetune.v1.types_pb2.Change] | None = ...,
         store_id: builtins.str = ...,
         previous_before_revision: builtins.int = ...,
+        compacted_revision: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["changes", b"changes", "previous_before_revision", b"previous_before_revision", "store_id", b"store_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes", "compacted_revision", b"compacted_revision", "previous_before_revision", b"previous_before_revision", "store_id", b"store_id"]) -> None: ...
 
 global___ListChangesResponse = ListChangesResponse
 
@@ -287,57 +572,72 @@ class WatchRequest(google.protobuf.message.Message):
     JOB_FIELD_NUMBER: builtins.int
     AFTER_REVISION_FIELD_NUMBER: builtins.int
     STORE_ID_FIELD_NUMBER: builtins.int
+    SNAPSHOT_FIELD_NUMBER: builtins.int
     job: builtins.str
     """jobs/{job}; empty means all jobs."""
     after_revision: builtins.int
     """Only what came after this revision. Absent means from now on; 0 means from the beginning."""
     store_id: builtins.str
-    """The store that after_revision comes from; if the daemon's store is another one it answers FAILED_PRECONDITION.
-    Empty skips the check.
-    """
+    """The store that after_revision comes from. Empty skips the check."""
+    snapshot: builtins.bool
+    """Begin with a snapshot, whatever after_revision says."""
     def __init__(
         self,
         *,
         job: builtins.str = ...,
         after_revision: builtins.int | None = ...,
         store_id: builtins.str = ...,
+        snapshot: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "job", b"job", "store_id", b"store_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "job", b"job", "snapshot", b"snapshot", "store_id", b"store_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_after_revision", b"_after_revision"]) -> typing.Literal["after_revision"] | None: ...
 
 global___WatchRequest = WatchRequest
 
 @typing.final
 class WatchResponse(google.protobuf.message.Message):
-    """First a bookmark that tells where the watch starts, then events as they happen."""
+    """First, where the watch starts: a bookmark, or a snapshot if after_revision can't be resumed (compacted away, or of
+    another store) or one was asked for. Then events as they happen, and a bookmark now and then while nothing happens in
+    the scope. A watch that does not keep up ends with ABORTED, WATCH_TOO_SLOW: resume after the last revision received.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     STORE_ID_FIELD_NUMBER: builtins.int
     EVENT_FIELD_NUMBER: builtins.int
     BOOKMARK_FIELD_NUMBER: builtins.int
+    SNAPSHOT_BEGIN_FIELD_NUMBER: builtins.int
+    SNAPSHOT_JOB_FIELD_NUMBER: builtins.int
     store_id: builtins.str
     @property
     def event(self) -> global___Event: ...
     @property
     def bookmark(self) -> global___Bookmark: ...
+    @property
+    def snapshot_begin(self) -> global___SnapshotBegin: ...
+    @property
+    def snapshot_job(self) -> livetune.v1.types_pb2.Job:
+        """One job of a snapshot, with its variables and triggers."""
+
     def __init__(
         self,
         *,
         store_id: builtins.str = ...,
         event: global___Event | None = ...,
         bookmark: global___Bookmark | None = ...,
+        snapshot_begin: global___SnapshotBegin | None = ...,
+        snapshot_job: livetune.v1.types_pb2.Job | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["bookmark", b"bookmark", "event", b"event", "item", b"item"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bookmark", b"bookmark", "event", b"event", "item", b"item", "store_id", b"store_id"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["item", b"item"]) -> typing.Literal["event", "bookmark"] | None: ...
+    def HasField(self, field_name: typing.Literal["bookmark", b"bookmark", "event", b"event", "item", b"item", "snapshot_begin", b"snapshot_begin", "snapshot_job", b"snapshot_job"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bookmark", b"bookmark", "event", b"event", "item", b"item", "snapshot_begin", b"snapshot_begin", "snapshot_job", b"snapshot_job", "store_id", b"store_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["item", b"item"]) -> typing.Literal["event", "bookmark", "snapshot_begin", "snapshot_job"] | None: ...
 
 global___WatchResponse = WatchResponse
 
 @typing.final
 class Bookmark(google.protobuf.message.Message):
-    """Everything up to this revision was delivered."""
+    """Everything up to this revision was delivered; resume after it."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -351,6 +651,24 @@ class Bookmark(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["revision", b"revision"]) -> None: ...
 
 global___Bookmark = Bookmark
+
+@typing.final
+class SnapshotBegin(google.protobuf.message.Message):
+    """Forget what you know of the scope: the jobs that follow, up to the next bookmark, are all there are, as of its revision."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: builtins.int
+    cause: global___SnapshotCause.ValueType
+    """Why events alone can't be resumed."""
+    def __init__(
+        self,
+        *,
+        cause: global___SnapshotCause.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cause", b"cause"]) -> None: ...
+
+global___SnapshotBegin = SnapshotBegin
 
 @typing.final
 class Event(google.protobuf.message.Message):
@@ -367,6 +685,7 @@ class Event(google.protobuf.message.Message):
     APPLY_FIELD_NUMBER: builtins.int
     ENDED_FIELD_NUMBER: builtins.int
     PORT_MOVED_FIELD_NUMBER: builtins.int
+    REMOVED_FIELD_NUMBER: builtins.int
     revision: builtins.int
     job: builtins.str
     """jobs/{job}"""
@@ -384,6 +703,8 @@ class Event(google.protobuf.message.Message):
     def ended(self) -> global___JobEnded: ...
     @property
     def port_moved(self) -> global___PortMoved: ...
+    @property
+    def removed(self) -> global___JobRemoved: ...
     def __init__(
         self,
         *,
@@ -396,10 +717,11 @@ class Event(google.protobuf.message.Message):
         apply: livetune.v1.types_pb2.Apply | None = ...,
         ended: global___JobEnded | None = ...,
         port_moved: global___PortMoved | None = ...,
+        removed: global___JobRemoved | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["apply", b"apply", "change", b"change", "declared", b"declared", "ended", b"ended", "kind", b"kind", "port_moved", b"port_moved", "registered", b"registered", "time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["apply", b"apply", "change", b"change", "declared", b"declared", "ended", b"ended", "job", b"job", "kind", b"kind", "port_moved", b"port_moved", "registered", b"registered", "revision", b"revision", "time", b"time"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["registered", "declared", "change", "apply", "ended", "port_moved"] | None: ...
+    def HasField(self, field_name: typing.Literal["apply", b"apply", "change", b"change", "declared", b"declared", "ended", b"ended", "kind", b"kind", "port_moved", b"port_moved", "registered", b"registered", "removed", b"removed", "time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["apply", b"apply", "change", b"change", "declared", b"declared", "ended", b"ended", "job", b"job", "kind", b"kind", "port_moved", b"port_moved", "registered", b"registered", "removed", b"removed", "revision", b"revision", "time", b"time"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["registered", "declared", "change", "apply", "ended", "port_moved", "removed"] | None: ...
 
 global___Event = Event
 
@@ -477,6 +799,26 @@ class JobEnded(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["message", b"message", "state", b"state"]) -> None: ...
 
 global___JobEnded = JobEnded
+
+@typing.final
+class JobRemoved(google.protobuf.message.Message):
+    """A job was forgotten, because it was asked for or because it had ended longer ago than jobs are kept."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    actor: builtins.str
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        actor: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "reason", b"reason"]) -> None: ...
+
+global___JobRemoved = JobRemoved
 
 @typing.final
 class PortMoved(google.protobuf.message.Message):

@@ -58,10 +58,25 @@ class ControlServiceStub(object):
                 request_serializer=livetune_dot_v1_dot_control__pb2.FireTriggersRequest.SerializeToString,
                 response_deserializer=livetune_dot_v1_dot_control__pb2.FireTriggersResponse.FromString,
                 _registered_method=True)
+        self.UndoChange = channel.unary_unary(
+                '/livetune.v1.ControlService/UndoChange',
+                request_serializer=livetune_dot_v1_dot_control__pb2.UndoChangeRequest.SerializeToString,
+                response_deserializer=livetune_dot_v1_dot_control__pb2.UndoChangeResponse.FromString,
+                _registered_method=True)
+        self.StreamChanges = channel.stream_stream(
+                '/livetune.v1.ControlService/StreamChanges',
+                request_serializer=livetune_dot_v1_dot_control__pb2.StreamChangesRequest.SerializeToString,
+                response_deserializer=livetune_dot_v1_dot_control__pb2.StreamChangesResponse.FromString,
+                _registered_method=True)
         self.ListChanges = channel.unary_unary(
                 '/livetune.v1.ControlService/ListChanges',
                 request_serializer=livetune_dot_v1_dot_control__pb2.ListChangesRequest.SerializeToString,
                 response_deserializer=livetune_dot_v1_dot_control__pb2.ListChangesResponse.FromString,
+                _registered_method=True)
+        self.RemoveJob = channel.unary_unary(
+                '/livetune.v1.ControlService/RemoveJob',
+                request_serializer=livetune_dot_v1_dot_control__pb2.RemoveJobRequest.SerializeToString,
+                response_deserializer=livetune_dot_v1_dot_control__pb2.RemoveJobResponse.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/livetune.v1.ControlService/Watch',
@@ -105,8 +120,30 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UndoChange(self, request, context):
+        """Undoes a change of one job: a new change that restores what it replaced. When it answers, the change is on disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamChanges(self, request_iterator, context):
+        """Makes many changes over one stream: less than half the cost of a call each. A refusal is part of its answer and does
+        not end the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListChanges(self, request, context):
-        """Lists the changes of one job, newest last, with what became of them.
+        """Lists changes, newest last, with what became of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveJob(self, request, context):
+        """Ends a job that is lost, or forgets one that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,10 +179,25 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=livetune_dot_v1_dot_control__pb2.FireTriggersRequest.FromString,
                     response_serializer=livetune_dot_v1_dot_control__pb2.FireTriggersResponse.SerializeToString,
             ),
+            'UndoChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndoChange,
+                    request_deserializer=livetune_dot_v1_dot_control__pb2.UndoChangeRequest.FromString,
+                    response_serializer=livetune_dot_v1_dot_control__pb2.UndoChangeResponse.SerializeToString,
+            ),
+            'StreamChanges': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamChanges,
+                    request_deserializer=livetune_dot_v1_dot_control__pb2.StreamChangesRequest.FromString,
+                    response_serializer=livetune_dot_v1_dot_control__pb2.StreamChangesResponse.SerializeToString,
+            ),
             'ListChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.ListChanges,
                     request_deserializer=livetune_dot_v1_dot_control__pb2.ListChangesRequest.FromString,
                     response_serializer=livetune_dot_v1_dot_control__pb2.ListChangesResponse.SerializeToString,
+            ),
+            'RemoveJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveJob,
+                    request_deserializer=livetune_dot_v1_dot_control__pb2.RemoveJobRequest.FromString,
+                    response_serializer=livetune_dot_v1_dot_control__pb2.RemoveJobResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -276,6 +328,60 @@ class ControlService(object):
             _registered_method=True)
 
     @staticmethod
+    def UndoChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/livetune.v1.ControlService/UndoChange',
+            livetune_dot_v1_dot_control__pb2.UndoChangeRequest.SerializeToString,
+            livetune_dot_v1_dot_control__pb2.UndoChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamChanges(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/livetune.v1.ControlService/StreamChanges',
+            livetune_dot_v1_dot_control__pb2.StreamChangesRequest.SerializeToString,
+            livetune_dot_v1_dot_control__pb2.StreamChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListChanges(request,
             target,
             options=(),
@@ -292,6 +398,33 @@ class ControlService(object):
             '/livetune.v1.ControlService/ListChanges',
             livetune_dot_v1_dot_control__pb2.ListChangesRequest.SerializeToString,
             livetune_dot_v1_dot_control__pb2.ListChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/livetune.v1.ControlService/RemoveJob',
+            livetune_dot_v1_dot_control__pb2.RemoveJobRequest.SerializeToString,
+            livetune_dot_v1_dot_control__pb2.RemoveJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

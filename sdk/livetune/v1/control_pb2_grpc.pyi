@@ -49,11 +49,31 @@ class ControlServiceStub:
     ]
     """Fires triggers of one job: all of them or none. When it answers, the firing is on disk."""
 
+    UndoChange: grpc.UnaryUnaryMultiCallable[
+        livetune.v1.control_pb2.UndoChangeRequest,
+        livetune.v1.control_pb2.UndoChangeResponse,
+    ]
+    """Undoes a change of one job: a new change that restores what it replaced. When it answers, the change is on disk."""
+
+    StreamChanges: grpc.StreamStreamMultiCallable[
+        livetune.v1.control_pb2.StreamChangesRequest,
+        livetune.v1.control_pb2.StreamChangesResponse,
+    ]
+    """Makes many changes over one stream: less than half the cost of a call each. A refusal is part of its answer and does
+    not end the stream.
+    """
+
     ListChanges: grpc.UnaryUnaryMultiCallable[
         livetune.v1.control_pb2.ListChangesRequest,
         livetune.v1.control_pb2.ListChangesResponse,
     ]
-    """Lists the changes of one job, newest last, with what became of them."""
+    """Lists changes, newest last, with what became of them."""
+
+    RemoveJob: grpc.UnaryUnaryMultiCallable[
+        livetune.v1.control_pb2.RemoveJobRequest,
+        livetune.v1.control_pb2.RemoveJobResponse,
+    ]
+    """Ends a job that is lost, or forgets one that has ended."""
 
     Watch: grpc.UnaryStreamMultiCallable[
         livetune.v1.control_pb2.WatchRequest,
@@ -92,11 +112,31 @@ class ControlServiceAsyncStub:
     ]
     """Fires triggers of one job: all of them or none. When it answers, the firing is on disk."""
 
+    UndoChange: grpc.aio.UnaryUnaryMultiCallable[
+        livetune.v1.control_pb2.UndoChangeRequest,
+        livetune.v1.control_pb2.UndoChangeResponse,
+    ]
+    """Undoes a change of one job: a new change that restores what it replaced. When it answers, the change is on disk."""
+
+    StreamChanges: grpc.aio.StreamStreamMultiCallable[
+        livetune.v1.control_pb2.StreamChangesRequest,
+        livetune.v1.control_pb2.StreamChangesResponse,
+    ]
+    """Makes many changes over one stream: less than half the cost of a call each. A refusal is part of its answer and does
+    not end the stream.
+    """
+
     ListChanges: grpc.aio.UnaryUnaryMultiCallable[
         livetune.v1.control_pb2.ListChangesRequest,
         livetune.v1.control_pb2.ListChangesResponse,
     ]
-    """Lists the changes of one job, newest last, with what became of them."""
+    """Lists changes, newest last, with what became of them."""
+
+    RemoveJob: grpc.aio.UnaryUnaryMultiCallable[
+        livetune.v1.control_pb2.RemoveJobRequest,
+        livetune.v1.control_pb2.RemoveJobResponse,
+    ]
+    """Ends a job that is lost, or forgets one that has ended."""
 
     Watch: grpc.aio.UnaryStreamMultiCallable[
         livetune.v1.control_pb2.WatchRequest,
@@ -144,12 +184,38 @@ class ControlServiceServicer(metaclass=abc.ABCMeta):
         """Fires triggers of one job: all of them or none. When it answers, the firing is on disk."""
 
     @abc.abstractmethod
+    def UndoChange(
+        self,
+        request: livetune.v1.control_pb2.UndoChangeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[livetune.v1.control_pb2.UndoChangeResponse, collections.abc.Awaitable[livetune.v1.control_pb2.UndoChangeResponse]]:
+        """Undoes a change of one job: a new change that restores what it replaced. When it answers, the change is on disk."""
+
+    @abc.abstractmethod
+    def StreamChanges(
+        self,
+        request_iterator: _MaybeAsyncIterator[livetune.v1.control_pb2.StreamChangesRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[livetune.v1.control_pb2.StreamChangesResponse], collections.abc.AsyncIterator[livetune.v1.control_pb2.StreamChangesResponse]]:
+        """Makes many changes over one stream: less than half the cost of a call each. A refusal is part of its answer and does
+        not end the stream.
+        """
+
+    @abc.abstractmethod
     def ListChanges(
         self,
         request: livetune.v1.control_pb2.ListChangesRequest,
         context: _ServicerContext,
     ) -> typing.Union[livetune.v1.control_pb2.ListChangesResponse, collections.abc.Awaitable[livetune.v1.control_pb2.ListChangesResponse]]:
-        """Lists the changes of one job, newest last, with what became of them."""
+        """Lists changes, newest last, with what became of them."""
+
+    @abc.abstractmethod
+    def RemoveJob(
+        self,
+        request: livetune.v1.control_pb2.RemoveJobRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[livetune.v1.control_pb2.RemoveJobResponse, collections.abc.Awaitable[livetune.v1.control_pb2.RemoveJobResponse]]:
+        """Ends a job that is lost, or forgets one that has ended."""
 
     @abc.abstractmethod
     def Watch(

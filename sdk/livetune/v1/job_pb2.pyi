@@ -22,12 +22,15 @@ class RegisterRequest(google.protobuf.message.Message):
     RANK_FIELD_NUMBER: builtins.int
     WORLD_SIZE_FIELD_NUMBER: builtins.int
     PROCESS_FIELD_NUMBER: builtins.int
+    JOB_TOKEN_FIELD_NUMBER: builtins.int
     job: builtins.str
     """jobs/{job}"""
     instance_id: builtins.str
     """Random, drawn once per process: how the daemon knows the process again."""
     rank: builtins.int
     world_size: builtins.int
+    job_token: builtins.str
+    """The token that an earlier registration of this instance was answered with; empty the first time."""
     @property
     def process(self) -> livetune.v1.types_pb2.Process: ...
     def __init__(
@@ -38,9 +41,10 @@ class RegisterRequest(google.protobuf.message.Message):
         rank: builtins.int = ...,
         world_size: builtins.int = ...,
         process: livetune.v1.types_pb2.Process | None = ...,
+        job_token: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["process", b"process"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["instance_id", b"instance_id", "job", b"job", "process", b"process", "rank", b"rank", "world_size", b"world_size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["instance_id", b"instance_id", "job", b"job", "job_token", b"job_token", "process", b"process", "rank", b"rank", "world_size", b"world_size"]) -> None: ...
 
 global___RegisterRequest = RegisterRequest
 
@@ -52,12 +56,15 @@ class RegisterResponse(google.protobuf.message.Message):
     RUN_FIELD_NUMBER: builtins.int
     PORT_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
+    JOB_TOKEN_FIELD_NUMBER: builtins.int
     store_id: builtins.str
     run: builtins.int
     port: builtins.int
     """The port assigned to the job."""
     revision: builtins.int
     """Revision of the registration. A process that has seen nothing yet opens its session with it."""
+    job_token: builtins.str
+    """Secret of this registration: it opens the session, and registers the instance again. The daemon keeps its hash only."""
     def __init__(
         self,
         *,
@@ -65,8 +72,9 @@ class RegisterResponse(google.protobuf.message.Message):
         run: builtins.int = ...,
         port: builtins.int = ...,
         revision: builtins.int = ...,
+        job_token: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["port", b"port", "revision", b"revision", "run", b"run", "store_id", b"store_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["job_token", b"job_token", "port", b"port", "revision", b"revision", "run", b"run", "store_id", b"store_id"]) -> None: ...
 
 global___RegisterResponse = RegisterResponse
 
@@ -112,12 +120,25 @@ class SessionOpen(google.protobuf.message.Message):
     INSTANCE_ID_FIELD_NUMBER: builtins.int
     RANK_FIELD_NUMBER: builtins.int
     AFTER_REVISION_FIELD_NUMBER: builtins.int
+    JOB_TOKEN_FIELD_NUMBER: builtins.int
+    LATEST_ONLY_FIELD_NUMBER: builtins.int
+    DECLARED_STORE_ID_FIELD_NUMBER: builtins.int
     job: builtins.str
     """jobs/{job}"""
     instance_id: builtins.str
     rank: builtins.int
     after_revision: builtins.int
     """The last revision the process has received from this store, or the revision of its registration."""
+    job_token: builtins.str
+    """What the registration was answered with."""
+    latest_only: builtins.bool
+    """Only the newest value of each variable that changed, instead of every change between: what was skipped is
+    acknowledged by nobody and reads as overtaken. Firings are never skipped.
+    """
+    declared_store_id: builtins.str
+    """The store that last took this process's declarations; empty for a process that comes for the first time. If it is
+    not the daemon's store (it was replaced, or restored from a backup), what the process uses stands.
+    """
     def __init__(
         self,
         *,
@@ -125,8 +146,11 @@ class SessionOpen(google.protobuf.message.Message):
         instance_id: builtins.str = ...,
         rank: builtins.int = ...,
         after_revision: builtins.int = ...,
+        job_token: builtins.str = ...,
+        latest_only: builtins.bool = ...,
+        declared_store_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["after_revision", b"after_revision", "instance_id", b"instance_id", "job", b"job", "rank", b"rank"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_revision", b"after_revision", "declared_store_id", b"declared_store_id", "instance_id", b"instance_id", "job", b"job", "job_token", b"job_token", "latest_only", b"latest_only", "rank", b"rank"]) -> None: ...
 
 global___SessionOpen = SessionOpen
 
@@ -295,7 +319,8 @@ class SessionOpened(google.protobuf.message.Message):
     store_id: builtins.str
     revision: builtins.int
     """The store's last revision when the session opened. An `after_revision` beyond it ends the session with
-    FAILED_PRECONDITION, STORE_REPLACED: the process then registers anew and takes nothing for granted.
+    FAILED_PRECONDITION, STORE_REPLACED: the process then registers anew and takes nothing for granted. One that was
+    compacted away loses nothing: the answers to the declarations carry every value and every firing that counts.
     """
     def __init__(
         self,

@@ -25,47 +25,49 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17livetune/v1/types.proto\x12\x0blivetune.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"i\n\x05Value\x12\x15\n\x0b\x66loat_value\x18\x01 \x01(\x01H\x00\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x16\n\x0cstring_value\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"\x8a\x02\n\x0cVariableSpec\x12\x13\n\x0bvariable_id\x18\x01 \x01(\t\x12\'\n\x04type\x18\x02 \x01(\x0e\x32\x19.livetune.v1.VariableType\x12#\n\x07initial\x18\x03 \x01(\x0b\x32\x12.livetune.v1.Value\x12#\n\x07minimum\x18\x04 \x01(\x0b\x32\x12.livetune.v1.Value\x12#\n\x07maximum\x18\x05 \x01(\x0b\x32\x12.livetune.v1.Value\x12\x0f\n\x07\x63hoices\x18\x06 \x03(\t\x12!\n\x05scale\x18\x07 \x01(\x0e\x32\x12.livetune.v1.Scale\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12\x0b\n\x03\x64oc\x18\t \x01(\t\".\n\x0bTriggerSpec\x12\x12\n\ntrigger_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64oc\x18\x02 \x01(\t\"_\n\x0c\x41ppliedValue\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.livetune.v1.Value\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0c\n\x04step\x18\x04 \x01(\x03\"\xa4\x01\n\x08Variable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.livetune.v1.VariableSpec\x12#\n\x07\x64\x65sired\x18\x03 \x01(\x0b\x32\x12.livetune.v1.Value\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12*\n\x07\x61pplied\x18\x05 \x03(\x0b\x32\x19.livetune.v1.AppliedValue\"r\n\x07Trigger\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x04spec\x18\x02 \x01(\x0b\x32\x18.livetune.v1.TriggerSpec\x12\r\n\x05\x66ired\x18\x03 \x01(\x03\x12\x10\n\x08\x63onsumed\x18\x04 \x01(\x03\x12\x10\n\x08revision\x18\x05 \x01(\x03\"X\n\x07Process\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x0c\n\x04user\x18\x03 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x04 \x01(\t\x12\x13\n\x0bsdk_version\x18\x05 \x01(\t\"\\\n\x04Rank\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12%\n\x07process\x18\x04 \x01(\x0b\x32\x14.livetune.v1.Process\"\xe2\x02\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.livetune.v1.JobState\x12\x0c\n\x04port\x18\x03 \x01(\x05\x12\x0b\n\x03run\x18\x04 \x01(\x03\x12\x33\n\x0fregistered_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nended_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65nd_message\x18\x07 \x01(\t\x12\x10\n\x08revision\x18\x08 \x01(\x03\x12\x0c\n\x04step\x18\t \x01(\x03\x12 \n\x05ranks\x18\n \x03(\x0b\x32\x11.livetune.v1.Rank\x12(\n\tvariables\x18\x0b \x03(\x0b\x32\x15.livetune.v1.Variable\x12&\n\x08triggers\x18\x0c \x03(\x0b\x32\x14.livetune.v1.Trigger\"o\n\nAssignment\x12\x13\n\x0bvariable_id\x18\x01 \x01(\t\x12%\n\told_value\x18\x02 \x01(\x0b\x32\x12.livetune.v1.Value\x12%\n\tnew_value\x18\x03 \x01(\x0b\x32\x12.livetune.v1.Value\",\n\x06\x46iring\x12\x12\n\ntrigger_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"\xa1\x01\n\x07Outcome\x12\x15\n\x0bvariable_id\x18\x01 \x01(\tH\x00\x12\x14\n\ntrigger_id\x18\x02 \x01(\tH\x00\x12(\n\x06status\x18\x03 \x01(\x0e\x32\x18.livetune.v1.ApplyStatus\x12%\n\teffective\x18\x04 \x01(\x0b\x32\x12.livetune.v1.Value\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x08\n\x06target\"\x8e\x01\n\x05\x41pply\x12\x17\n\x0f\x63hange_revision\x18\x01 \x01(\x03\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12&\n\x08outcomes\x18\x04 \x03(\x0b\x32\x14.livetune.v1.Outcome\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xfd\x01\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0b\n\x03job\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12,\n\x0b\x61ssignments\x18\x06 \x03(\x0b\x32\x17.livetune.v1.Assignment\x12$\n\x07\x66irings\x18\x07 \x03(\x0b\x32\x13.livetune.v1.Firing\x12#\n\x07\x61pplies\x18\x08 \x03(\x0b\x32\x12.livetune.v1.Apply\x12\x12\n\nlapsed_ids\x18\t \x03(\t*\x8f\x01\n\x0cVariableType\x12\x1d\n\x19VARIABLE_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13VARIABLE_TYPE_FLOAT\x10\x01\x12\x15\n\x11VARIABLE_TYPE_INT\x10\x02\x12\x16\n\x12VARIABLE_TYPE_BOOL\x10\x03\x12\x18\n\x14VARIABLE_TYPE_STRING\x10\x04*?\n\x05Scale\x12\x15\n\x11SCALE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCALE_LINEAR\x10\x01\x12\r\n\tSCALE_LOG\x10\x02*\x96\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STATE_STARTING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x12\n\x0eJOB_STATE_LOST\x10\x03\x12\x16\n\x12JOB_STATE_FINISHED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05*|\n\x0b\x41pplyStatus\x12\x1c\n\x18\x41PPLY_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41PPLY_STATUS_APPLIED\x10\x01\x12\x18\n\x14\x41PPLY_STATUS_REFUSED\x10\x02\x12\x1b\n\x17\x41PPLY_STATUS_SUPERSEDED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17livetune/v1/types.proto\x12\x0blivetune.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"i\n\x05Value\x12\x15\n\x0b\x66loat_value\x18\x01 \x01(\x01H\x00\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x16\n\x0cstring_value\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"\xba\x02\n\x0cVariableSpec\x12\x13\n\x0bvariable_id\x18\x01 \x01(\t\x12\'\n\x04type\x18\x02 \x01(\x0e\x32\x19.livetune.v1.VariableType\x12#\n\x07initial\x18\x03 \x01(\x0b\x32\x12.livetune.v1.Value\x12#\n\x07minimum\x18\x04 \x01(\x0b\x32\x12.livetune.v1.Value\x12#\n\x07maximum\x18\x05 \x01(\x0b\x32\x12.livetune.v1.Value\x12\x0f\n\x07\x63hoices\x18\x06 \x03(\t\x12!\n\x05scale\x18\x07 \x01(\x0e\x32\x12.livetune.v1.Scale\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12\x0b\n\x03\x64oc\x18\t \x01(\t\x12.\n\non_restart\x18\n \x01(\x0e\x32\x1a.livetune.v1.RestartPolicy\".\n\x0bTriggerSpec\x12\x12\n\ntrigger_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64oc\x18\x02 \x01(\t\"_\n\x0c\x41ppliedValue\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.livetune.v1.Value\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0c\n\x04step\x18\x04 \x01(\x03\"\xa4\x01\n\x08Variable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.livetune.v1.VariableSpec\x12#\n\x07\x64\x65sired\x18\x03 \x01(\x0b\x32\x12.livetune.v1.Value\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12*\n\x07\x61pplied\x18\x05 \x03(\x0b\x32\x19.livetune.v1.AppliedValue\"r\n\x07Trigger\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x04spec\x18\x02 \x01(\x0b\x32\x18.livetune.v1.TriggerSpec\x12\r\n\x05\x66ired\x18\x03 \x01(\x03\x12\x10\n\x08\x63onsumed\x18\x04 \x01(\x03\x12\x10\n\x08revision\x18\x05 \x01(\x03\"X\n\x07Process\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x0c\n\x04user\x18\x03 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x04 \x01(\t\x12\x13\n\x0bsdk_version\x18\x05 \x01(\t\"v\n\x04Rank\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12%\n\x07process\x18\x04 \x01(\x0b\x32\x14.livetune.v1.Process\x12\x18\n\x10\x61pplied_revision\x18\x05 \x01(\x03\"\x8c\x03\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.livetune.v1.JobState\x12\x0c\n\x04port\x18\x03 \x01(\x05\x12\x0b\n\x03run\x18\x04 \x01(\x03\x12\x33\n\x0fregistered_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nended_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65nd_message\x18\x07 \x01(\t\x12\x10\n\x08revision\x18\x08 \x01(\x03\x12\x0c\n\x04step\x18\t \x01(\x03\x12 \n\x05ranks\x18\n \x03(\x0b\x32\x11.livetune.v1.Rank\x12(\n\tvariables\x18\x0b \x03(\x0b\x32\x15.livetune.v1.Variable\x12&\n\x08triggers\x18\x0c \x03(\x0b\x32\x14.livetune.v1.Trigger\x12\x14\n\x0c\x63lassic_port\x18\r \x01(\x05\x12\x12\n\nworld_size\x18\x0e \x01(\x05\"o\n\nAssignment\x12\x13\n\x0bvariable_id\x18\x01 \x01(\t\x12%\n\told_value\x18\x02 \x01(\x0b\x32\x12.livetune.v1.Value\x12%\n\tnew_value\x18\x03 \x01(\x0b\x32\x12.livetune.v1.Value\",\n\x06\x46iring\x12\x12\n\ntrigger_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"\xa1\x01\n\x07Outcome\x12\x15\n\x0bvariable_id\x18\x01 \x01(\tH\x00\x12\x14\n\ntrigger_id\x18\x02 \x01(\tH\x00\x12(\n\x06status\x18\x03 \x01(\x0e\x32\x18.livetune.v1.ApplyStatus\x12%\n\teffective\x18\x04 \x01(\x0b\x32\x12.livetune.v1.Value\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x08\n\x06target\"\x8e\x01\n\x05\x41pply\x12\x17\n\x0f\x63hange_revision\x18\x01 \x01(\x03\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12&\n\x08outcomes\x18\x04 \x03(\x0b\x32\x14.livetune.v1.Outcome\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x96\x02\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0b\n\x03job\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12,\n\x0b\x61ssignments\x18\x06 \x03(\x0b\x32\x17.livetune.v1.Assignment\x12$\n\x07\x66irings\x18\x07 \x03(\x0b\x32\x13.livetune.v1.Firing\x12#\n\x07\x61pplies\x18\x08 \x03(\x0b\x32\x12.livetune.v1.Apply\x12\x12\n\nlapsed_ids\x18\t \x03(\t\x12\x17\n\x0fundone_revision\x18\n \x01(\x03*\x8f\x01\n\x0cVariableType\x12\x1d\n\x19VARIABLE_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13VARIABLE_TYPE_FLOAT\x10\x01\x12\x15\n\x11VARIABLE_TYPE_INT\x10\x02\x12\x16\n\x12VARIABLE_TYPE_BOOL\x10\x03\x12\x18\n\x14VARIABLE_TYPE_STRING\x10\x04*?\n\x05Scale\x12\x15\n\x11SCALE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCALE_LINEAR\x10\x01\x12\r\n\tSCALE_LOG\x10\x02*b\n\rRestartPolicy\x12\x1e\n\x1aRESTART_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13RESTART_POLICY_KEEP\x10\x01\x12\x18\n\x14RESTART_POLICY_RESET\x10\x02*\x96\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STATE_STARTING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x12\n\x0eJOB_STATE_LOST\x10\x03\x12\x16\n\x12JOB_STATE_FINISHED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05*|\n\x0b\x41pplyStatus\x12\x1c\n\x18\x41PPLY_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41PPLY_STATUS_APPLIED\x10\x01\x12\x18\n\x14\x41PPLY_STATUS_REFUSED\x10\x02\x12\x1b\n\x17\x41PPLY_STATUS_SUPERSEDED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'livetune.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VARIABLETYPE']._serialized_start=2143
-  _globals['_VARIABLETYPE']._serialized_end=2286
-  _globals['_SCALE']._serialized_start=2288
-  _globals['_SCALE']._serialized_end=2351
-  _globals['_JOBSTATE']._serialized_start=2354
-  _globals['_JOBSTATE']._serialized_end=2504
-  _globals['_APPLYSTATUS']._serialized_start=2506
-  _globals['_APPLYSTATUS']._serialized_end=2630
+  _globals['_VARIABLETYPE']._serialized_start=2284
+  _globals['_VARIABLETYPE']._serialized_end=2427
+  _globals['_SCALE']._serialized_start=2429
+  _globals['_SCALE']._serialized_end=2492
+  _globals['_RESTARTPOLICY']._serialized_start=2494
+  _globals['_RESTARTPOLICY']._serialized_end=2592
+  _globals['_JOBSTATE']._serialized_start=2595
+  _globals['_JOBSTATE']._serialized_end=2745
+  _globals['_APPLYSTATUS']._serialized_start=2747
+  _globals['_APPLYSTATUS']._serialized_end=2871
   _globals['_VALUE']._serialized_start=73
   _globals['_VALUE']._serialized_end=178
   _globals['_VARIABLESPEC']._serialized_start=181
-  _globals['_VARIABLESPEC']._serialized_end=447
-  _globals['_TRIGGERSPEC']._serialized_start=449
-  _globals['_TRIGGERSPEC']._serialized_end=495
-  _globals['_APPLIEDVALUE']._serialized_start=497
-  _globals['_APPLIEDVALUE']._serialized_end=592
-  _globals['_VARIABLE']._serialized_start=595
-  _globals['_VARIABLE']._serialized_end=759
-  _globals['_TRIGGER']._serialized_start=761
-  _globals['_TRIGGER']._serialized_end=875
-  _globals['_PROCESS']._serialized_start=877
-  _globals['_PROCESS']._serialized_end=965
-  _globals['_RANK']._serialized_start=967
-  _globals['_RANK']._serialized_end=1059
-  _globals['_JOB']._serialized_start=1062
-  _globals['_JOB']._serialized_end=1416
-  _globals['_ASSIGNMENT']._serialized_start=1418
-  _globals['_ASSIGNMENT']._serialized_end=1529
-  _globals['_FIRING']._serialized_start=1531
-  _globals['_FIRING']._serialized_end=1575
-  _globals['_OUTCOME']._serialized_start=1578
-  _globals['_OUTCOME']._serialized_end=1739
-  _globals['_APPLY']._serialized_start=1742
-  _globals['_APPLY']._serialized_end=1884
-  _globals['_CHANGE']._serialized_start=1887
-  _globals['_CHANGE']._serialized_end=2140
+  _globals['_VARIABLESPEC']._serialized_end=495
+  _globals['_TRIGGERSPEC']._serialized_start=497
+  _globals['_TRIGGERSPEC']._serialized_end=543
+  _globals['_APPLIEDVALUE']._serialized_start=545
+  _globals['_APPLIEDVALUE']._serialized_end=640
+  _globals['_VARIABLE']._serialized_start=643
+  _globals['_VARIABLE']._serialized_end=807
+  _globals['_TRIGGER']._serialized_start=809
+  _globals['_TRIGGER']._serialized_end=923
+  _globals['_PROCESS']._serialized_start=925
+  _globals['_PROCESS']._serialized_end=1013
+  _globals['_RANK']._serialized_start=1015
+  _globals['_RANK']._serialized_end=1133
+  _globals['_JOB']._serialized_start=1136
+  _globals['_JOB']._serialized_end=1532
+  _globals['_ASSIGNMENT']._serialized_start=1534
+  _globals['_ASSIGNMENT']._serialized_end=1645
+  _globals['_FIRING']._serialized_start=1647
+  _globals['_FIRING']._serialized_end=1691
+  _globals['_OUTCOME']._serialized_start=1694
+  _globals['_OUTCOME']._serialized_end=1855
+  _globals['_APPLY']._serialized_start=1858
+  _globals['_APPLY']._serialized_end=2000
+  _globals['_CHANGE']._serialized_start=2003
+  _globals['_CHANGE']._serialized_end=2281
 # @@protoc_insertion_point(module_scope)

@@ -68,6 +68,30 @@ SCALE_LINEAR: Scale.ValueType  # 1
 SCALE_LOG: Scale.ValueType  # 2
 global___Scale = Scale
 
+class _RestartPolicy:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _RestartPolicyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_RestartPolicy.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    RESTART_POLICY_UNSPECIFIED: _RestartPolicy.ValueType  # 0
+    """As RESTART_POLICY_KEEP."""
+    RESTART_POLICY_KEEP: _RestartPolicy.ValueType  # 1
+    """The value that was asked for last."""
+    RESTART_POLICY_RESET: _RestartPolicy.ValueType  # 2
+    """The value its program declares; but a change that no rank had taken when the run was lost still applies."""
+
+class RestartPolicy(_RestartPolicy, metaclass=_RestartPolicyEnumTypeWrapper):
+    """What a variable begins with when a new process takes up a run that was lost."""
+
+RESTART_POLICY_UNSPECIFIED: RestartPolicy.ValueType  # 0
+"""As RESTART_POLICY_KEEP."""
+RESTART_POLICY_KEEP: RestartPolicy.ValueType  # 1
+"""The value that was asked for last."""
+RESTART_POLICY_RESET: RestartPolicy.ValueType  # 2
+"""The value its program declares; but a change that no rank had taken when the run was lost still applies."""
+global___RestartPolicy = RestartPolicy
+
 class _JobState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -169,6 +193,7 @@ class VariableSpec(google.protobuf.message.Message):
     SCALE_FIELD_NUMBER: builtins.int
     UNIT_FIELD_NUMBER: builtins.int
     DOC_FIELD_NUMBER: builtins.int
+    ON_RESTART_FIELD_NUMBER: builtins.int
     variable_id: builtins.str
     """Identifiers joined by dots, for example "lr" or "lc.strength"; 1 to 200 bytes."""
     type: global___VariableType.ValueType
@@ -177,6 +202,7 @@ class VariableSpec(google.protobuf.message.Message):
     """Unit of the value as a person reads it, for example "1/step"."""
     doc: builtins.str
     """One sentence for whoever is about to change it."""
+    on_restart: global___RestartPolicy.ValueType
     @property
     def initial(self) -> global___Value:
         """The value the program starts with."""
@@ -203,9 +229,10 @@ class VariableSpec(google.protobuf.message.Message):
         scale: global___Scale.ValueType = ...,
         unit: builtins.str = ...,
         doc: builtins.str = ...,
+        on_restart: global___RestartPolicy.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["initial", b"initial", "maximum", b"maximum", "minimum", b"minimum"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["choices", b"choices", "doc", b"doc", "initial", b"initial", "maximum", b"maximum", "minimum", b"minimum", "scale", b"scale", "type", b"type", "unit", b"unit", "variable_id", b"variable_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["choices", b"choices", "doc", b"doc", "initial", b"initial", "maximum", b"maximum", "minimum", b"minimum", "on_restart", b"on_restart", "scale", b"scale", "type", b"type", "unit", b"unit", "variable_id", b"variable_id"]) -> None: ...
 
 global___VariableSpec = VariableSpec
 
@@ -374,10 +401,13 @@ class Rank(google.protobuf.message.Message):
     CONNECTED_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
     PROCESS_FIELD_NUMBER: builtins.int
+    APPLIED_REVISION_FIELD_NUMBER: builtins.int
     rank: builtins.int
     connected: builtins.bool
     step: builtins.int
     """Last step it told of; about one second old while it is connected."""
+    applied_revision: builtins.int
+    """Revision of the newest change that this rank acknowledged; 0 if it acknowledged none."""
     @property
     def process(self) -> global___Process: ...
     def __init__(
@@ -387,9 +417,10 @@ class Rank(google.protobuf.message.Message):
         connected: builtins.bool = ...,
         step: builtins.int = ...,
         process: global___Process | None = ...,
+        applied_revision: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["process", b"process"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["connected", b"connected", "process", b"process", "rank", b"rank", "step", b"step"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_revision", b"applied_revision", "connected", b"connected", "process", b"process", "rank", b"rank", "step", b"step"]) -> None: ...
 
 global___Rank = Rank
 
@@ -411,6 +442,8 @@ class Job(google.protobuf.message.Message):
     RANKS_FIELD_NUMBER: builtins.int
     VARIABLES_FIELD_NUMBER: builtins.int
     TRIGGERS_FIELD_NUMBER: builtins.int
+    CLASSIC_PORT_FIELD_NUMBER: builtins.int
+    WORLD_SIZE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """jobs/{job}"""
     state: global___JobState.ValueType
@@ -424,6 +457,10 @@ class Job(google.protobuf.message.Message):
     """Revision of the last record of this job."""
     step: builtins.int
     """The highest step that any rank told of."""
+    classic_port: builtins.int
+    """The job's dictionary port for programs that speak the classic LiveTune protocol; 0 if it has none."""
+    world_size: builtins.int
+    """Number of ranks that the program said it has."""
     @property
     def registered_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -451,9 +488,11 @@ class Job(google.protobuf.message.Message):
         ranks: collections.abc.Iterable[global___Rank] | None = ...,
         variables: collections.abc.Iterable[global___Variable] | None = ...,
         triggers: collections.abc.Iterable[global___Trigger] | None = ...,
+        classic_port: builtins.int = ...,
+        world_size: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["ended_time", b"ended_time", "registered_time", b"registered_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["end_message", b"end_message", "ended_time", b"ended_time", "name", b"name", "port", b"port", "ranks", b"ranks", "registered_time", b"registered_time", "revision", b"revision", "run", b"run", "state", b"state", "step", b"step", "triggers", b"triggers", "variables", b"variables"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["classic_port", b"classic_port", "end_message", b"end_message", "ended_time", b"ended_time", "name", b"name", "port", b"port", "ranks", b"ranks", "registered_time", b"registered_time", "revision", b"revision", "run", b"run", "state", b"state", "step", b"step", "triggers", b"triggers", "variables", b"variables", "world_size", b"world_size"]) -> None: ...
 
 global___Job = Job
 
@@ -589,6 +628,7 @@ class Change(google.protobuf.message.Message):
     FIRINGS_FIELD_NUMBER: builtins.int
     APPLIES_FIELD_NUMBER: builtins.int
     LAPSED_IDS_FIELD_NUMBER: builtins.int
+    UNDONE_REVISION_FIELD_NUMBER: builtins.int
     revision: builtins.int
     job: builtins.str
     """jobs/{job}"""
@@ -596,6 +636,8 @@ class Change(google.protobuf.message.Message):
     """Who asked for it."""
     reason: builtins.str
     """Why, in the words of whoever asked."""
+    undone_revision: builtins.int
+    """Revision of the change that this one undoes; 0 if it undoes none."""
     @property
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -624,8 +666,9 @@ class Change(google.protobuf.message.Message):
         firings: collections.abc.Iterable[global___Firing] | None = ...,
         applies: collections.abc.Iterable[global___Apply] | None = ...,
         lapsed_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        undone_revision: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "applies", b"applies", "assignments", b"assignments", "firings", b"firings", "job", b"job", "lapsed_ids", b"lapsed_ids", "reason", b"reason", "revision", b"revision", "time", b"time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "applies", b"applies", "assignments", b"assignments", "firings", b"firings", "job", b"job", "lapsed_ids", b"lapsed_ids", "reason", b"reason", "revision", b"revision", "time", b"time", "undone_revision", b"undone_revision"]) -> None: ...
 
 global___Change = Change
