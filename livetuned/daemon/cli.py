@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from livetuned.daemon import offline
 from livetuned.daemon.lifecycle import ExitCode
 
 
@@ -17,6 +18,10 @@ from livetuned.daemon.lifecycle import ExitCode
 @click.version_option(package_name="livetuned", prog_name="livetuned")
 def main() -> None:
     """The daemon that holds the state of LiveVariables and gives each training job its port."""
+
+
+for _command in (offline.backup, offline.restore, offline.doctor):
+    main.add_command(_command)
 
 
 @main.command()
