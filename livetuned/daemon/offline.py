@@ -16,7 +16,7 @@ from livetuned.daemon.lifecycle import ExitCode
 from livetuned.daemon.paths import DATABASE
 
 if TYPE_CHECKING:
-    from livetuned.store.doctor import Check
+    from livetuned.store.findings import Check
 
 _file = click.Path(path_type=Path)
 _state_option = click.option(
@@ -104,12 +104,12 @@ def restore(file: Path, state: Path | None, replace: bool) -> None:
     Exit codes: 0 done, 1 error, 2 wrong usage or there is a store and no --replace, 4 a daemon uses the store,
     5 FILE is damaged or can't be read.
     """  # noqa: D301 - click's \b keeps the lines as they are
-    from livetuned.daemon import keeping
+    from livetuned.daemon import restoring
     from livetuned.store.schema import SCHEMA_VERSION
 
     with _ended():
         folder = _state(state)
-        restored = keeping.restore(file, folder, aside=replace)
+        restored = restoring.restore(file, folder, aside=replace)
         old = "" if restored.version == SCHEMA_VERSION else f", brought up from schema {restored.version}"
         click.echo(f"{restored.written.path}: {restored.written.words()}{old}, from {file}")
         if restored.aside is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from livetuned.daemon.keeping import Diagnosis
 from livetuned.daemon.lifecycle import ExitCode
-from livetuned.store.doctor import Check, number
+from livetuned.store.findings import Check, number
 from livetuned.store.salvage import Lost, Plan
 
 

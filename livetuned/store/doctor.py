@@ -5,109 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
-from enum import Enum
 from pathlib import Path
 
-from livetuned.domain.job import Job
-from livetuned.domain.records import Applied, Record
-from livetuned.domain.state import State
 from livetuned.store import schema
+from livetuned.store.findings import Check, Examination, Status, check, number, some, span, utc
 from livetuned.store.headmark import HeadMark
-from livetuned.store.refold import Refold
-from livetuned.store.source import UNREADABLE, ChainError, Line, Source
+from livetuned.store.scan import Scan
+from livetuned.store.source import UNREADABLE, Source
 from livetuned.store.wal import WalReport, examine_wal
 
 _NOTE = "note "
 _MAGIC = b"SQLite format 3\0"
-_SHOWN = 3
-"""How many things of a kind a line names."""
-
-
-class Status(Enum):
-    """How a check went."""
-
-    OK = "OK"
-    FAILED = "FAILED"
-    LEFT_OUT = "LEFT OUT"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    status: Status
-    words: str
-
-
-@dataclass(slots=True)
-class Examination:
-    """What was found. Filled while `examine` runs."""
-
-    checks: list[Check] = field(default_factory=list)
-    readable: bool = False
-    """Whether it is a store of a schema that is known."""
-    store_id: str = ""
-    origin: int = 0
-    """Records up to this revision are not kept."""
-    origin_known: bool = True
-    """Whether it was the store that said so; else what was found begins there."""
-    anchor: bytes | None = None
-    """The checksum to which the record after `origin` is chained; None if it is not known."""
-    covered: int | None = None
-    """Every record up to this revision is part of the snapshots; None if that is not known."""
-    head: int = 0
-    """The highest revision found."""
-    log_readable: bool = True
-    """Whether that could be told."""
-    acknowledged: int = 0
-    """The last revision that the daemon acknowledged, as far as it noted that."""
-    snapshots: dict[str, Job] = field(default_factory=dict)
-    """Those that can be trusted."""
-    bad_snapshots: list[str] = field(default_factory=list)
-    """Jobs whose snapshots can't."""
-    snapshots_complete: bool = True
-    """Whether it is sure that no snapshot is missing."""
-    digest: str = ""
-    """One checksum over all snapshots, ``""`` if it is not known."""
-    notes: dict[str, str] = field(default_factory=dict)
-    """What is noted, by key."""
-    good: int = 0
-    """The chain holds, and folds, up to this revision."""
-    state: dict[str, Job] | None = None
-    """The jobs as of `head`; None unless the snapshots and the records after them give it."""
-
-    @property
-    def failed(self) -> list[Check]:
-        """The checks that failed."""
-        return [check for check in self.checks if check.status is Status.FAILED]
-
-
-def utc(time_us: int) -> str:
-    """Returns a time, in microseconds since the Unix epoch, for people: UTC, to the second."""
-    try:
-        time = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=time_us)
-    except OverflowError:
-        return "an impossible time"
-    return time.strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def span(first: int, last: int) -> str:
-    """Returns a range of revisions for people."""
-    return f"{first}" if first == last else f"{first}-{last}"
-
-
-def number(count: int, noun: str) -> str:
-    """Returns a count of something for people."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def some(names: list[str]) -> str:
-    """Returns a list for people: the first few, and how many more there are."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def examine(path: Path, found: Examination) -> Iterator[Check]:
@@ -117,9 +25,9 @@ def examine(path: Path, found: Examination) -> Iterator[Check]:
         path: The file, a private copy, with what belongs beside it.
         found: Filled on the way.
     """
-    for check in _examine(path, found):
-        found.checks.append(check)
-        yield check
+    for finding in _examine(path, found):
+        found.checks.append(finding)
+        yield finding
 
 
 def _examine(path: Path, found: Examination) -> Iterator[Check]:
@@ -129,6 +37,8 @@ def _examine(path: Path, found: Examination) -> Iterator[Check]:
         source = Source(path)
     except ValueError as error:
         yield Check("file", Status.FAILED, f"no store of livetuned can be read in it: {damage or error}")
+        if log.bad_frame or log.header_damaged:
+            yield _wal(log, Check("", Status.LEFT_OUT, ""), found)
         return
     with closing(source):
         if not damage and source.application != schema.APPLICATION_ID:
@@ -136,17 +46,13 @@ def _examine(path: Path, found: Examination) -> Iterator[Check]:
         if damage and "meta" not in source.tables:
             yield Check("file", Status.FAILED, f"not a store of livetuned: {damage}")
             return
-        yield _check("file", damage, "SQLite, with livetuned's application id")
+        yield check("file", damage, "SQLite, with livetuned's application id")
         yield _schema(source, found)
         if not found.readable:
             return
         problems = source.integrity()
-        yield _check("integrity", some(problems), "SQLite finds nothing wrong with the file")
+        yield check("integrity", some(problems), "SQLite finds nothing wrong with the file")
         yield from _contents(source, path, log, found)
-
-
-def _check(name: str, damage: str, well: str) -> Check:
-    return Check(name, Status.FAILED if damage else Status.OK, damage or well)
 
 
 def _mended_header(path: Path) -> str:
@@ -177,7 +83,7 @@ def _schema(source: Source, found: Examination) -> Check:
     problems = [f"missing: {some(missing)}"] if missing else []
     if source.altered:
         problems.append(f"not defined as livetuned does: {some(source.altered)}")
-    return _check("schema", f"{words}; {'; '.join(problems)}" if problems else "", words)
+    return check("schema", f"{words}; {'; '.join(problems)}" if problems else "", words)
 
 
 def _contents(source: Source, path: Path, log: WalReport, found: Examination) -> Iterator[Check]:
@@ -191,7 +97,7 @@ def _contents(source: Source, path: Path, log: WalReport, found: Examination) ->
     yield mark
     yield meta
     yield _snapshots(source, found)
-    yield from _Scan(source, found).checks()
+    yield from Scan(source, found).checks()
     yield _retention(found)
     if "copy" in found.notes:
         yield _provenance(found.notes["copy"])
@@ -223,7 +129,7 @@ def _meta(source: Source, found: Examination) -> Check:
         problems.append(f"snapshots cover records up to {found.covered}, of {found.origin} to {found.head}")
         found.covered = None
     well = number(len(lines), "line") + (" that keep their checksums" if source.version > 1 else "")
-    return _check("meta", "; ".join(problems), well)
+    return check("meta", "; ".join(problems), well)
 
 
 def _begin(source: Source, lines: dict[str, str], identity: bytes, found: Examination) -> None:
@@ -296,143 +202,9 @@ def _snapshots(source: Source, found: Examination) -> Check:
     elif not found.snapshots_complete and not found.bad_snapshots:
         problems.append("one is missing, or there is one too many")
     covered = "an unknown revision" if found.covered is None else found.covered
-    return _check(
+    return check(
         name, "; ".join(problems), f"{number(len(found.snapshots), 'job')}; they cover records up to {covered}"
     )
-
-
-class _Scan:
-    """Reads the log once, for three checks: its chain, its indexes, and that it folds to what the snapshots say."""
-
-    def __init__(self, source: Source, found: Examination) -> None:
-        self._source = source
-        self._found = found
-        self._damage: ChainError | None = None
-        self._times: list[int] = []
-        self._index: list[str] = []
-        self._problem = ""
-        """Why the records do not fold."""
-        self._other: set[str] = set()
-        """Jobs that are not what their snapshots say."""
-        self._whole = Refold(complete=found.origin == 0)
-        self._trusted = found.covered is not None and found.snapshots_complete and not found.bad_snapshots
-        self._state = State(found.snapshots.values(), found.covered or 0)
-
-    def checks(self) -> Iterator[Check]:
-        """Reads it and yields the checks."""
-        found = self._found
-        found.good = found.origin
-        try:
-            if found.anchor is None:
-                raise ChainError(found.origin + 1, "can't be checked: where the log begins is damaged")
-            for line in self._source.lines(found.origin, found.anchor, found.head):
-                self._see(line)
-        except ChainError as error:
-            self._damage = error
-        yield self._chain()
-        yield self._indexes()
-        yield self._folded()
-
-    def _see(self, line: Line) -> None:
-        self._times = [*self._times[:1], line.time_us]
-        try:
-            record = line.record()
-        except ValueError as error:
-            raise ChainError(line.revision, f"can't be understood: {error}") from error
-        subject = record.payload.change_revision if isinstance(record.payload, Applied) else None
-        if subject is not None and subject != line.subject:
-            self._index.append(f"record {line.revision} stands under change {line.subject}, and is of {subject}")
-        else:
-            self._look_up(line)
-        self._fold(record)
-
-    def _fold(self, record: Record) -> None:
-        if self._problem:
-            return
-        try:
-            self._whole.fold(record)
-            self._found.good = record.revision
-        except ValueError as error:
-            self._problem = f"record {record.revision} does not follow from those before it: {error}"
-            return
-        snapshot = self._found.snapshots.get(record.job)
-        if snapshot is not None and snapshot.revision == record.revision:
-            if record.job in self._whole.jobs and self._whole.differs(snapshot):
-                self._other.add(record.job)
-        if self._trusted and record.revision > self._state.revision:
-            try:
-                self._state.fold(record)
-            except (ValueError, KeyError) as error:
-                self._trusted = False
-                self._problem = f"record {record.revision} does not follow from the snapshots: {error}"
-
-    def _look_up(self, line: Line) -> None:
-        if len(self._index) > _SHOWN:
-            return
-        try:
-            if not self._source.indexed(line.kind, line.job, line.subject, line.revision):
-                self._index.append(f"record {line.revision} is missing in the index of its kind, {line.kind!r}")
-        except ValueError as error:
-            self._index += [str(error)] * (_SHOWN + 1)
-
-    def _chain(self) -> Check:
-        found = self._found
-        count = found.head - found.origin
-        if self._damage is not None:
-            before = f"; {span(found.origin + 1, self._damage.revision - 1)} are well"
-            last = f"; the last one found is {found.head}" if found.log_readable else ""
-            words = f"{self._damage}{before if self._damage.revision > found.origin + 1 else ''}{last}"
-            return Check("chain", Status.FAILED, words)
-        if not count:
-            return Check("chain", Status.OK, f"no records after revision {found.origin}")
-        times = f"{utc(self._times[0])} to {utc(self._times[-1])}"
-        compacted = ""
-        if found.origin:
-            compacted = "; those before were compacted" if found.origin_known else "; nothing is known of those before"
-        words = f"{number(count, 'record')}, {span(found.origin + 1, found.head)}, of {times}{compacted}"
-        return Check("chain", Status.OK, words)
-
-    def _indexes(self) -> Check:
-        well = "every record is found by them" if self._damage is None else "the records that are well are found"
-        return _check("indexes", some(list(dict.fromkeys(self._index))), well)
-
-    def _folded(self) -> Check:
-        found, name = self._found, "fold"
-        if self._problem:
-            return Check(name, Status.FAILED, self._problem)
-        if self._other:
-            words = f"the snapshots say otherwise than the records: jobs {some(sorted(self._other))}"
-            return Check(name, Status.FAILED, words)
-        if self._damage is not None:
-            return Check(name, Status.LEFT_OUT, "the chain is broken")
-        if not self._trusted:
-            return Check(name, Status.LEFT_OUT, "the snapshots are damaged")
-        different = self._different()
-        if not different:
-            found.state = self._state.jobs
-        own, older = len(self._whole.jobs), len(self._state.jobs) - len(self._whole.jobs)
-        words = f"the records make {number(own, 'job')}"
-        if self._source.version > 1:
-            words += ", the same as the snapshots with the records after them"
-        if older > 0:
-            words += f"; {older} more began before the first record kept: their snapshots stand for that"
-        return _check(name, "; ".join(different), words)
-
-    def _different(self) -> list[str]:
-        whole, state, origin = self._whole, self._state.jobs, self._found.origin
-        absent = [name for name in whole.jobs if name not in state]
-        other = [name for name, job in state.items() if name in whole.jobs and whole.differs(job)]
-        older = {name for name, job in state.items() if name in whole.unknown or job.revision <= origin}
-        extra = [name for name in state if name not in whole.jobs and name not in older]
-        return [
-            f"{words}: jobs {some(sorted(names))}"
-            for names, words in (
-                (absent, "in the records, not in the snapshots"),
-                (other, "the snapshots say otherwise than the records"),
-                (extra, "in the snapshots, not in the records"),
-            )
-            if names
-        ]
 
 
 def _retention(found: Examination) -> Check:
@@ -446,7 +218,7 @@ def _retention(found: Examination) -> Check:
         damage = f"a mark at revision {last}, the last record is {found.head}" if last > found.head else ""
     except UNREADABLE as error:
         hours, damage = 0.0, f"the note of ages can't be read: {error!r}"
-    return _check(name, damage, f"ages are noted, over {hours:.1f} h of running")
+    return check(name, damage, f"ages are noted, over {hours:.1f} h of running")
 
 
 def _provenance(text: str) -> Check:

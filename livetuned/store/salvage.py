@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from livetuned.domain.job import Job
-from livetuned.store.doctor import Examination, number, span, utc
+from livetuned.store.findings import Examination, number, span, utc
 from livetuned.store.refold import Refold
 from livetuned.store.source import ChainError, Line, Source
 

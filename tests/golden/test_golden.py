@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from golden.make import read
-from livetuned.daemon import keeping
+from livetuned.daemon import keeping, restoring
 from livetuned.store import schema
-from livetuned.store.doctor import Examination, examine
+from livetuned.store.doctor import examine
+from livetuned.store.findings import Examination
 from livetuned.store.interface import StoreDamagedError, StoreOpenError
 from livetuned.store.private import private_copy
 from livetuned.store.sqlite import SqliteStore
@@ -71,7 +72,7 @@ def test_it_opens_to_exactly_what_was_in_it(version: int, tmp_path: Path) -> Non
 def test_it_is_restored_to_exactly_what_was_in_it_and_stays_as_it_is(version: int, tmp_path: Path) -> None:
     backup = golden(version, tmp_path / "backups", "backup.db")
     before = contents(backup.parent)
-    restored = keeping.restore(backup, tmp_path / "state", aside=False)
+    restored = restoring.restore(backup, tmp_path / "state", aside=False)
     assert before == contents(backup.parent)
     wanted, there = expected(version), asyncio.run(read(tmp_path / "state" / "livetuned.db"))
     assert wanted["store_id"] != there["store_id"] == restored.written.store_id
@@ -154,7 +155,7 @@ def dump(path: Path) -> list[str]:
     return lines
 
 
-MIGRATE = f"""
+MIGRATE = """
 import os, signal, sqlite3, sys
 from pathlib import Path
 from livetuned.store import schema

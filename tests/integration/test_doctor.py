@@ -16,7 +16,8 @@ import pytest
 from livetuned.daemon import keeping
 from livetuned.domain.job import Job
 from livetuned.store import codec, schema
-from livetuned.store.doctor import Examination, Status, examine
+from livetuned.store.doctor import examine
+from livetuned.store.findings import Examination, Status
 from livetuned.store.headmark import HeadMark
 from livetuned.store.private import private_copy
 from support.daemon import Daemon
@@ -202,13 +203,18 @@ def test_each_damage_is_found_where_it_is(store: Path, name: str) -> None:
         assert words in failed[check] or words == ".", failed
 
 
+def shorten(path: Path) -> None:
+    log = path.with_name(f"{path.name}-wal")
+    os.truncate(log, log.stat().st_size - 5_000)
+
+
 WAL_DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "none": (lambda _: None, set()),
     "a frame in the middle": (frame(12), {"write-ahead log", "head mark"}),
-    "the first frame": (frame(1), {"file"}),
+    "the first frame": (frame(1), {"file", "write-ahead log"}),
     "the last commit": (overwrite(-10, b"\xff\xfe\xfd", "-wal"), {"write-ahead log", "head mark"}),
-    "its header": (overwrite(17, b"\xff", "-wal"), {"file"}),
-    "its end": (lambda path: os.truncate(f"{path}-wal", os.stat(f"{path}-wal").st_size - 5_000), {"head mark"}),
+    "its header": (overwrite(17, b"\xff", "-wal"), {"file", "write-ahead log"}),
+    "its end": (shorten, {"head mark"}),
 }
 
 

@@ -79,7 +79,7 @@ class Story:
         self._store: SqliteStore | None = None
         self._loop = asyncio.new_event_loop()
 
-    def __enter__(self) -> Story:
+    def __enter__(self) -> Story:  # noqa: PYI034 - typing.Self came with Python 3.11
         self._store = SqliteStore(self.path)
         return self
 
