@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -19,6 +19,7 @@ from livetuned.service.sessions import Sessions
 from livetuned.store.interface import Store, StoreDamagedError, StoreLockedError, StoreOpenError
 from livetuned.store.sqlite import SqliteStore
 from livetuned.transport.addresses import AddressError
+from livetuned.transport.classic import ClassicProtocol
 from livetuned.transport.control import Service
 from livetuned.transport.http import HttpServer, Page, text
 from livetuned.transport.server import Servers
@@ -79,10 +80,24 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
     metrics = Metrics(version("livetuned"))
     hub = Hub(store)
     engine = Engine(store, hub, metrics)
+
     # Ports and servers need each other: a port is served by the servers, whose methods register jobs with ports.
-    ports = Ports(*config.job_ports, lambda port, job: servers.listen_job(port, job))  # noqa: PLW0108 - `servers` is made below
+    async def serve_job(port: int, job: str) -> Callable[[], Awaitable[None]]:
+        stop_grpc = await servers.listen_job(port, job)
+        if classic is None:
+            return stop_grpc
+        stop_classic = await classic.listen(port, job)
+
+        async def stop_both() -> None:
+            await stop_classic()
+            await stop_grpc()
+
+        return stop_both
+
+    ports = Ports(*config.job_ports, serve_job)
     sessions = Sessions(engine, ports, metrics)
-    servers = Servers(Service(engine, hub, sessions, metrics))
+    classic = ClassicProtocol(engine, sessions, metrics, config.classic.port_offset) if config.classic.enabled else None
+    servers = Servers(Service(engine, hub, sessions, metrics, classic))
 
     def scrape() -> Page:
         sessions.count_jobs()
@@ -91,6 +106,12 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
 
     http = HttpServer({"/metrics": scrape, "/healthz": lambda: text(200, "ok")})
     stop = Stop(engine.failed)  # before anybody is told that we are ready
+    if classic is not None:
+        log.warning(
+            "the classic protocol is on, at job port %+d: it has no authentication, every user of this machine can "
+            "change every job",
+            config.classic.port_offset,
+        )
     try:
         await engine.start()
         await sessions.recover()
@@ -114,6 +135,8 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
         return _ended(ExitCode.ADDRESS, error)
     finally:
         await http.stop()
+        if classic is not None:
+            await classic.stop()
         await servers.stop(GRACE_SECONDS)
         await engine.stop()
     log.info("stopped at revision %d", engine.revision)

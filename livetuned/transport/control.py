@@ -20,6 +20,7 @@ from livetuned.service.hub import Hub
 from livetuned.service.metrics import Metrics
 from livetuned.service.sessions import Sessions
 from livetuned.transport import codec
+from livetuned.transport.classic import ClassicProtocol
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,6 +36,8 @@ class Service:
     hub: Hub
     sessions: Sessions
     metrics: Metrics
+    classic: ClassicProtocol | None = None
+    """The classic protocol, None if it is off."""
 
 
 def scoped_job(scope: str, resource: str) -> str:
@@ -82,8 +85,15 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         return job
 
     def _to_wire(self, job: Job, *, full: bool) -> types_pb2.Job:
-        sessions = self._s.sessions
-        return codec.job_to_wire(job, sessions.status(job), sessions.step(job), sessions.connected(job.name), full=full)
+        sessions, classic = self._s.sessions, self._s.classic
+        return codec.job_to_wire(
+            job,
+            sessions.status(job),
+            sessions.step(job),
+            sessions.connected(job.name),
+            full=full,
+            classic_port=0 if classic is None else classic.port(job.name),
+        )
 
     async def ListJobs(  # noqa: N802 - the name in the contract
         self, request: control_pb2.ListJobsRequest, context: _Context
