@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -10,19 +12,25 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from livetuned.daemon.config import Config
 from livetuned.daemon.lifecycle import ExitCode, Stop
+from livetuned.domain import limits
 from livetuned.domain.errors import DomainError
+from livetuned.service.changes import Changes
 from livetuned.service.engine import Engine
 from livetuned.service.hub import Hub
 from livetuned.service.metrics import Metrics
 from livetuned.service.ports import Ports
+from livetuned.service.rates import Rates
+from livetuned.service.retention import Policy, Retention
 from livetuned.service.sessions import Sessions
 from livetuned.store.interface import Store, StoreDamagedError, StoreLockedError, StoreOpenError
 from livetuned.store.sqlite import SqliteStore
 from livetuned.transport.addresses import AddressError
 from livetuned.transport.classic import ClassicProtocol
-from livetuned.transport.control import Service
+from livetuned.transport.control import Count, Service
 from livetuned.transport.http import HttpServer, Page, text
 from livetuned.transport.server import Servers
+from livetuned.transport.stalls import Stalls
+from livetuned.transport.watching import Events
 
 log = logging.getLogger("livetuned")
 
@@ -83,21 +91,22 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
 
     # Ports and servers need each other: a port is served by the servers, whose methods register jobs with ports.
     async def serve_job(port: int, job: str) -> Callable[[], Awaitable[None]]:
-        stop_grpc = await servers.listen_job(port, job)
-        if classic is None:
-            return stop_grpc
-        stop_classic = await classic.listen(port, job)
+        stop_grpc, stop_classic = await servers.listen_job(port, job), await classic.listen(port, job)
 
-        async def stop_both() -> None:
+        async def stop() -> None:
             await stop_classic()
             await stop_grpc()
 
-        return stop_both
+        return stop
 
     ports = Ports(*config.job_ports, serve_job)
     sessions = Sessions(engine, ports, metrics)
-    classic = ClassicProtocol(engine, sessions, metrics, config.classic.port_offset) if config.classic.enabled else None
-    servers = Servers(Service(engine, hub, sessions, metrics, classic))
+    changes = Changes(engine, sessions, metrics, Rates(limits.CHANGES_PER_SECOND, limits.CHANGES_BURST))
+    classic = ClassicProtocol(engine, changes, config.classic.port_offset, enabled=config.classic.enabled)
+    stalls = Stalls()
+    servers = Servers(Service(engine, hub, sessions, metrics, changes, Events(), Count(), stalls, classic))
+    retention = Retention(engine, store, sessions, Policy(2_000_000, 90 * 86_400, 30 * 86_400, 168 * 3_600))
+    background: list[asyncio.Task[None]] = []
 
     def scrape() -> Page:
         sessions.count_jobs()
@@ -106,15 +115,16 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
 
     http = HttpServer({"/metrics": scrape, "/healthz": lambda: text(200, "ok")})
     stop = Stop(engine.failed)  # before anybody is told that we are ready
-    if classic is not None:
-        log.warning(
-            "the classic protocol is on, at job port %+d: it has no authentication, every user of this machine can "
-            "change every job",
-            config.classic.port_offset,
-        )
     try:
         await engine.start()
         await sessions.recover()
+        await retention.start()
+        background += [asyncio.create_task(work) for work in (stalls.run(), retention.run(), hub.run())]
+        # What was recovered lives as long as the daemon: the collector need not look at it again and again. Streams
+        # make many objects that live long enough to be looked at, and no garbage in cycles.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
         addresses = await servers.listen(list(config.listen))
         scrape_address = await http.listen(config.metrics)
         ready(
@@ -135,9 +145,11 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
         return _ended(ExitCode.ADDRESS, error)
     finally:
         await http.stop()
-        if classic is not None:
-            await classic.stop()
+        await classic.stop()
         await servers.stop(GRACE_SECONDS)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await engine.stop()
     log.info("stopped at revision %d", engine.revision)
     return ExitCode.OK

@@ -1,6 +1,6 @@
 """The classic LiveTune protocol: a dictionary port for each job, a port for each variable that somebody asks for.
 
-What a client sends goes the same way as `SetVariables` and `FireTriggers`: decided, committed, told to the job.
+What a client sends goes the same way as `SetVariables` and `FireTriggers`: by `Changes`, validated, committed, told.
 Loopback only, since the protocol knows no authentication.
 """
 
@@ -21,9 +21,8 @@ from livetuned.domain.job import Job
 from livetuned.domain.names import nearest
 from livetuned.domain.records import Changed
 from livetuned.service import clock
+from livetuned.service.changes import Changes, Wish
 from livetuned.service.engine import Engine
-from livetuned.service.metrics import Metrics
-from livetuned.service.sessions import Sessions
 from livetuned.transport.classic_parser import (
     DICTIONARY_ENTRY,
     UPDATE,
@@ -125,17 +124,23 @@ class ClassicProtocol:
     """Serves the classic protocol for all jobs.
 
     Args:
-        engine: The writer, and the state of the jobs.
-        sessions: Told of each change that was committed.
-        metrics: Counts the changes.
+        engine: The state of the jobs.
+        changes: Who makes the changes.
         offset: Distance from a job's port to its dictionary port.
+        enabled: If it is False no job has classic ports.
     """
 
-    def __init__(self, engine: Engine, sessions: Sessions, metrics: Metrics, offset: int) -> None:
+    def __init__(self, engine: Engine, changes: Changes, offset: int, *, enabled: bool = True) -> None:
         self._engine = engine
-        self._sessions = sessions
-        self._metrics = metrics
+        self._changes = changes
         self._offset = offset
+        self._enabled = enabled
+        if enabled:
+            log.warning(
+                "the classic protocol is on, at job port %+d: it has no authentication, every user of this machine can "
+                "change every job",
+                offset,
+            )
         self._ports: dict[str, _Ports] = {}
         self._connections = 0
         self._variable_ports = 0
@@ -156,7 +161,9 @@ class ClassicProtocol:
             port: The job's own port, which the dictionary port is counted from.
             job: The job's name.
         """
-        ports = _Ports(job, port + self._offset)
+        ports = _Ports(job, port + self._offset, closed=not self._enabled)
+        if ports.closed:
+            return functools.partial(self._stop, ports)
         accept = functools.partial(self._accept, ports, DICTIONARY_ENTRY, functools.partial(self._dictionary, ports))
         try:
             ports.servers.append(await asyncio.start_server(accept, HOST, ports.dictionary))
@@ -281,21 +288,17 @@ class ClassicProtocol:
             raise TypeError(f"{event} on a variable's port")
         return ""
 
-    async def _change(self, name: str, actor: str, decision: Callable[[Job], Changed]) -> None:
-        def decided(job: Job | None) -> Changed:
-            if job is None:
-                raise decide.job_not_found(name, [])
-            return decision(job)
-
-        counter = self._metrics.changes
+    async def _change(self, name: str, actor: str, decision: Callable[[Job], Changed | None]) -> None:
+        # All clients of the protocol share one rate: the port they come from is another one each time.
+        caller = actor.rpartition(":")[0]
         try:
-            record = await self._engine.submit(name, decided)
+            await self._changes.make(caller, name, Wish(decision, _never_repeated))
         except DomainError as error:
-            counter.labels(error.reason.name.lower()).inc()
             raise _RefusedError(error.message) from error
-        counter.labels("accepted").inc()
-        if record is not None:
-            self._sessions.committed(record.revision)
+
+
+def _never_repeated(made: Changed) -> None:
+    """Compares with an earlier change of the same request id: the protocol has none."""
 
 
 async def _converse(ports: _Ports, talk: _Talk, act: _Act) -> None:

@@ -22,8 +22,9 @@ from livetuned.domain.records import (
     Process,
     Record,
     Registered,
+    Removed,
 )
-from livetuned.domain.specs import Scale, TriggerSpec, VariableSpec
+from livetuned.domain.specs import RestartPolicy, Scale, TriggerSpec, VariableSpec
 from livetuned.domain.values import Value, ValueType
 from livetuned.service.sessions import JobStatus, Session
 
@@ -40,6 +41,14 @@ _SCALES = {
     Scale.LOG: types_pb2.SCALE_LOG,
 }
 _FROM_SCALES = {wire: domain for domain, wire in _SCALES.items()}
+_POLICIES = {
+    RestartPolicy.KEEP: types_pb2.RESTART_POLICY_KEEP,
+    RestartPolicy.RESET: types_pb2.RESTART_POLICY_RESET,
+}
+_FROM_POLICIES = {
+    types_pb2.RESTART_POLICY_UNSPECIFIED: RestartPolicy.KEEP,
+    **{wire: domain for domain, wire in _POLICIES.items()},
+}
 _STATUSES = {
     ApplyStatus.APPLIED: types_pb2.APPLY_STATUS_APPLIED,
     ApplyStatus.REFUSED: types_pb2.APPLY_STATUS_REFUSED,
@@ -59,19 +68,31 @@ def _unknown(what: str, given: object) -> DomainError:
     return DomainError(Reason.INVALID_REQUEST, f"{what} {given} is not one this daemon knows", rule=f"a known {what}")
 
 
+def _seconds_and_nanos(time_us: int) -> tuple[int, int]:
+    return time_us // 1_000_000, time_us % 1_000_000 * 1_000
+
+
 def _timestamp(time_us: int) -> Timestamp:
-    return Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1_000)
+    seconds, nanos = _seconds_and_nanos(time_us)
+    return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def value_to_wire(value: Value) -> types_pb2.Value:
     """Returns a value as its message."""
+    message = types_pb2.Value()
+    _write_value(value, message)
+    return message
+
+
+def _write_value(value: Value, message: types_pb2.Value) -> None:
     if isinstance(value, bool):
-        return types_pb2.Value(bool_value=value)
-    if isinstance(value, int):
-        return types_pb2.Value(int_value=value)
-    if isinstance(value, float):
-        return types_pb2.Value(float_value=value)
-    return types_pb2.Value(string_value=value)
+        message.bool_value = value
+    elif isinstance(value, int):
+        message.int_value = value
+    elif isinstance(value, float):
+        message.float_value = value
+    else:
+        message.string_value = value
 
 
 def value_from_wire(message: types_pb2.Value) -> Value | None:
@@ -92,6 +113,7 @@ def spec_to_wire(spec: VariableSpec) -> types_pb2.VariableSpec:
         scale=_SCALES[spec.scale],
         unit=spec.unit,
         doc=spec.doc,
+        on_restart=_POLICIES[spec.on_restart],
     )
 
 
@@ -110,6 +132,8 @@ def declaration_from_wire(message: job_pb2.VariableDeclaration) -> Declaration:
         raise _unknown("variable type", spec.type)
     if spec.scale not in _FROM_SCALES:
         raise _unknown("scale", spec.scale)
+    if spec.on_restart not in _FROM_POLICIES:
+        raise _unknown("restart policy", spec.on_restart)
     initial = value_from_wire(spec.initial)
     if initial is None:
         raise DomainError(
@@ -128,6 +152,7 @@ def declaration_from_wire(message: job_pb2.VariableDeclaration) -> Declaration:
             scale=_FROM_SCALES[spec.scale],
             unit=spec.unit,
             doc=spec.doc,
+            on_restart=_FROM_POLICIES[spec.on_restart],
         ),
         initial if current is None else current,
     )
@@ -140,9 +165,10 @@ def trigger_from_wire(message: types_pb2.TriggerSpec) -> TriggerSpec:
 
 def update_from_wire(message: control_pb2.VariableUpdate) -> Update:
     """Reads a wish for one variable."""
+    if_revision = message.if_revision if message.HasField("if_revision") else None
     if message.WhichOneof("new_value") == "text":
-        return Update(message.variable_id, text=message.text)
-    return Update(message.variable_id, value=value_from_wire(message.value))
+        return Update(message.variable_id, text=message.text, if_revision=if_revision)
+    return Update(message.variable_id, value=value_from_wire(message.value), if_revision=if_revision)
 
 
 def process_from_wire(message: types_pb2.Process) -> Process:
@@ -176,28 +202,44 @@ def outcome_from_wire(message: types_pb2.Outcome) -> Outcome:
     )
 
 
-def change_to_wire(
-    record: Record, changed: Changed, applies: Sequence[Record] = (), lapsed: Sequence[str] = ()
-) -> types_pb2.Change:
+def change_message(record: Record) -> types_pb2.Change:
+    """Returns a change as its message, by itself.
+
+    Raises:
+        TypeError: The record is no change.
+    """
+    message = types_pb2.Change()
+    write_change(record, message)
+    return message
+
+
+def write_change(record: Record, message: types_pb2.Change) -> None:
+    """Writes a change, by itself, into a message.
+
+    Raises:
+        TypeError: The record is no change.
+    """
+    changed = record.payload
+    if not isinstance(changed, Changed):
+        raise TypeError(f"record {record.revision} is no change")
+    message.revision = record.revision
+    message.job = names.job_resource(record.job)
+    message.time.seconds, message.time.nanos = _seconds_and_nanos(record.time_us)
+    message.actor, message.reason, message.undone_revision = changed.actor, changed.reason, changed.undoes
+    for item in changed.assignments:
+        assignment = message.assignments.add(variable_id=item.variable)
+        _write_value(item.old, assignment.old_value)
+        _write_value(item.new, assignment.new_value)
+    for firing in changed.firings:
+        message.firings.add(trigger_id=firing.trigger, number=firing.number)
+
+
+def past_change_to_wire(record: Record, applies: Sequence[Record], lapsed: Sequence[str]) -> types_pb2.Change:
     """Returns a change as its message, with what was acknowledged of it and what never will be."""
-    return types_pb2.Change(
-        revision=record.revision,
-        job=names.job_resource(record.job),
-        time=_timestamp(record.time_us),
-        actor=changed.actor,
-        reason=changed.reason,
-        assignments=[
-            types_pb2.Assignment(
-                variable_id=item.variable,
-                old_value=value_to_wire(item.old),
-                new_value=value_to_wire(item.new),
-            )
-            for item in changed.assignments
-        ],
-        firings=[types_pb2.Firing(trigger_id=item.trigger, number=item.number) for item in changed.firings],
-        applies=[_apply_to_wire(apply) for apply in applies],
-        lapsed_ids=lapsed,
-    )
+    message = change_message(record)
+    message.applies.extend(_apply_to_wire(apply) for apply in applies)
+    message.lapsed_ids.extend(lapsed)
+    return message
 
 
 def _apply_to_wire(record: Record) -> types_pb2.Apply:
@@ -248,7 +290,7 @@ def event_to_wire(record: Record) -> control_pb2.Event:
             )
         event.declared.triggers.extend(_trigger_spec_to_wire(spec) for spec in payload.triggers)
     elif isinstance(payload, Changed):
-        event.change.CopyFrom(change_to_wire(record, payload))
+        write_change(record, event.change)
     elif isinstance(payload, Applied):
         event.apply.CopyFrom(_apply_to_wire(record))
     elif isinstance(payload, Ended):
@@ -257,6 +299,9 @@ def event_to_wire(record: Record) -> control_pb2.Event:
     elif isinstance(payload, PortMoved):
         event.port_moved.port = payload.port
         event.port_moved.previous_port = payload.previous
+    elif isinstance(payload, Removed):
+        event.removed.actor = payload.actor
+        event.removed.reason = payload.reason
     return event
 
 
@@ -295,12 +340,14 @@ def job_to_wire(
         end_message="" if job.ended is None else job.ended.message,
         revision=job.revision,
         step=step,
+        world_size=job.world_size,
         ranks=[
             types_pb2.Rank(
                 rank=rank,
                 connected=rank in steps,
                 step=max(0, steps.get(rank, 0)),
                 process=_process_to_wire(state.process),
+                applied_revision=state.applied_revision,
             )
             for rank, state in sorted(job.ranks.items())
         ],
