@@ -53,6 +53,7 @@ async def run(config: Config, ready: Callable[[str], None]) -> ExitCode:
     Returns:
         Why it ended.
     """
+    gc.disable()  # recovery makes a million objects, and no garbage: a third of its time would go into looking for some
     try:
         store = _open_store(config)
     except StoreLockedError as error:
@@ -160,9 +161,9 @@ class _Parts:
             self._background.append(asyncio.create_task(work))
         # What was recovered lives as long as the daemon: the collector need not look at it again and again. Streams
         # make many objects that live long enough to be looked at, and no garbage in cycles.
-        gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+        gc.enable()
         addresses = await self.servers.listen(list(config.listen))
         scrape_address = await self.http.listen(config.metrics)
         return (
