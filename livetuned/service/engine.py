@@ -58,8 +58,8 @@ class _Request:
     answer: Answer
 
 
-_Granted: TypeAlias = tuple[_Request, bool]
-"""A request that was granted, and whether there is something to record."""
+_Granted: TypeAlias = tuple[_Request, "bool | DomainError"]
+"""A request that waits for the commit, and whether there is something to record; or the refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,7 +424,11 @@ class Engine:
                     self._ahead[provisional.revision] = payload, after
                     drafts.append(Draft(now, request.job, payload))
             except DomainError as error:
-                request.answer.set_exception(error)
+                if request.job in overlay:
+                    # It may rest on a decision of this very batch, of which nobody may know before it is committed.
+                    granted.append((request, error))
+                else:
+                    request.answer.set_exception(error)
             except Exception as error:
                 log.exception("decision on job %s failed", request.job)
                 request.answer.set_exception(error)
@@ -449,9 +453,13 @@ class Engine:
 
 def _tell(granted: Sequence[_Granted], records: Sequence[Record]) -> None:
     there = iter(records)
-    for request, drafted in granted:
-        record = next(there) if drafted else None
-        if not request.answer.done():
+    for request, outcome in granted:
+        record = next(there) if outcome is True else None
+        if request.answer.done():
+            continue
+        if isinstance(outcome, DomainError):
+            request.answer.set_exception(outcome)
+        else:
             request.answer.set_result(record)
 
 
