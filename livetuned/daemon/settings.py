@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from livetuned.daemon import paths
+from livetuned.domain import limits
 from livetuned.domain.names import nearest
 from livetuned.transport.addresses import Address, AddressError, TcpAddress, UnixAddress, parse_address
 
@@ -213,11 +214,12 @@ SETTINGS: tuple[Setting, ...] = (
         "After this long without its program a lost job is ended as failed, and its port is released.", unit="hours",
     ),
     Setting(
-        "limits", "changes_per_second", POSITIVE, 1_000.0, "Sustained rate of changes that one caller may make.",
+        "limits", "changes_per_second", POSITIVE, float(limits.CHANGES_PER_SECOND),
+        "Sustained rate of changes that one caller may make.",
         unit="changes a second",
     ),
     Setting(
-        "limits", "changes_burst", _whole(1), 10_000,
+        "limits", "changes_burst", _whole(1), limits.CHANGES_BURST,
         "Changes that one caller may make at once before that rate counts.", unit="changes",
     ),
 )  # fmt: skip
