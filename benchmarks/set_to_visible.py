@@ -6,7 +6,6 @@ costs), and LiveTune 0.0.8 through its own wire format. LiveTune lives in an env
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import grpc
 
-from common import CLASSIC_PYTHON, CLASSIC_VERSION, HERE, classic_environment, machine, quantile, write_results
+from common import CLASSIC_PYTHON, CLASSIC_VERSION, HERE, classic_environment, machine, parser, quantile, write_results
 from livetune.v1 import control_pb2, control_pb2_grpc
 
 Set = Callable[[float], None]
@@ -163,9 +162,10 @@ def read_costs(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=1_000)
-    rounds = parser.parse_args().rounds
+    flags = parser(__doc__)
+    flags.add_argument("--rounds", type=int, default=1_000)
+    told = flags.parse_args()
+    rounds = 50 if told.quick else told.rounds
     classic_environment()
     raw = measure_all(rounds)
     with tempfile.TemporaryDirectory(dir=HERE) as scratch:
@@ -209,9 +209,8 @@ def main() -> None:
             ),
         ],
     }
-    write_results(
-        "set_to_visible", {"machine": machine(), "rounds": rounds, "latency_ms": summary, "reads_ns": costs}, tables
-    )
+    results = {"machine": machine(), "rounds": rounds, "latency_ms": summary, "reads_ns": costs}
+    write_results("set_to_visible", results, tables, write=not told.no_write)
 
 
 if __name__ == "__main__":
