@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
@@ -107,6 +108,11 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
         await sessions.recover()
         await retention.start()
         background += [asyncio.create_task(work) for work in (stalls.run(), retention.run(), hub.run())]
+        # What was recovered lives as long as the daemon: the collector need not look at it again and again. Streams
+        # make many objects that live long enough to be looked at, and no garbage in cycles.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
         addresses = await servers.listen(list(config.listen))
         scrape_address = await http.listen(config.metrics)
         ready(

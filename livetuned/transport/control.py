@@ -228,4 +228,4 @@ def _past_change(job: Job | None, record: Record, applies: list[Record]) -> type
     acknowledged = {
         outcome.target for apply in applies if isinstance(apply.payload, Applied) for outcome in apply.payload.outcomes
     }
-    return codec.change_to_wire(record, changed, applies, lapsed(job, record.revision, changed, acknowledged))
+    return codec.past_change_to_wire(record, applies, lapsed(job, record.revision, changed, acknowledged))
