@@ -92,7 +92,7 @@ async def fill(target: str, jobs: int, variables: int, changes: int) -> None:
         assert len(keys) == answer.count
 
 
-def measure(folder: Path, starts: int, shape: tuple[int, int, int]) -> list[Starts]:
+def measure(folder: Path, starts: int, shape: tuple[int, int, int], *, cold: bool) -> list[Starts]:
     stored = build(folder / "state", *shape)
     kinds: list[tuple[str, Callable[[], AbstractContextManager[servers.Server]], int]] = [
         ("livetuned", lambda: servers.livetuned(folder), stored)
@@ -103,7 +103,7 @@ def measure(folder: Path, starts: int, shape: tuple[int, int, int]) -> list[Star
         with servers.etcd(folder) as server:
             asyncio.run(fill(server.target, *shape))
         kinds.append(("etcd", lambda: servers.etcd(folder), size(folder / "etcd")))
-    caches = ("warm", "cold") if can_drop_caches() else ("warm",)
+    caches = ("warm", "cold") if cold and can_drop_caches() else ("warm",)
     measured = [Starts(name, cache, start, stored) for cache in caches for name, start, stored in kinds]
     for _, start, _ in kinds:
         with start():  # warms the cache, and lets the server finish what its last end left to do
@@ -138,7 +138,8 @@ def main() -> None:
     starts, shape = (2, (4, 50, 2_000)) if told.quick else (5, (100, 1_000, 1_000_000))
     # On the disk of the checkout: a tmpfs has no cold start.
     with tempfile.TemporaryDirectory(dir=HERE) as folder:
-        measured = measure(Path(folder), starts, shape)
+        # Dropping the page cache slows down everybody on the machine: not for a quick look.
+        measured = measure(Path(folder), starts, shape, cold=not told.quick)
     head = ["server", "page cache", "ready after", "min to max", "as a multiple of etcd", "resident", "of it anonymous"]
     tables = {"start-up": [[*head, "files"], *(row(way, measured) for way in measured)]}
     jobs, variables, changes = shape
