@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
@@ -56,7 +56,7 @@ def line(running: subprocess.Popen[str], start: str = "") -> str:
 
 
 def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 5
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -90,11 +90,28 @@ def livetuned(folder: Path, *flags: str) -> Iterator[tuple[Set, subprocess.Popen
             yield change, loop
 
 
+def listening_classic(stack: ExitStack) -> tuple[subprocess.Popen[str], int]:
+    """Starts LiveTune's loop and returns it with its dictionary port.
+
+    LiveTune draws the port first and binds it later, in a thread that dies when another program has it by then.
+    """
+    for _ in range(5):
+        with ExitStack() as attempt:
+            loop = attempt.enter_context(process(str(CLASSIC_PYTHON), str(HERE / "loops" / "classic.py")))
+            dictionary = int(line(loop, "ready").split()[1])
+            try:
+                wait_for_port(dictionary)
+            except OSError:
+                continue
+            stack.push(attempt.pop_all())
+            return loop, dictionary
+    raise RuntimeError("LiveTune did not get the port it drew, five times")
+
+
 @contextmanager
 def livetune_classic(_: Path) -> Iterator[tuple[Set, subprocess.Popen[str]]]:
-    with process(str(CLASSIC_PYTHON), str(HERE / "loops" / "classic.py")) as loop:
-        dictionary = int(line(loop, "ready").split()[1])
-        wait_for_port(dictionary)
+    with ExitStack() as stack:
+        loop, dictionary = listening_classic(stack)
 
         def change(value: float) -> None:
             # The wire format has no framing: each send must arrive alone, so the client waits for each answer.
