@@ -141,7 +141,10 @@ def main() -> None:
         # Dropping the page cache slows down everybody on the machine: not for a quick look.
         measured = measure(Path(folder), starts, shape, cold=not told.quick)
     head = ["server", "page cache", "ready after", "min to max", "as a multiple of etcd", "resident", "of it anonymous"]
-    tables = {"start-up": [[*head, "files"], *(row(way, measured) for way in measured)]}
+    rows = [row(way, measured) for way in measured]
+    if servers.missing("etcd"):
+        rows.append(["etcd", "LEFT OUT: not installed", "", "", "", "", "", ""])
+    tables = {"start-up": [[*head, "files"], *rows]}
     jobs, variables, changes = shape
     about = machine() | servers.versions()
     about |= {"jobs": jobs, "variables of each": variables, "changes": changes, "starts": starts}
