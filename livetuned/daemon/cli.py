@@ -23,6 +23,13 @@ def main() -> None:
 
 @main.command()
 @click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Read this file, not /etc/livetune/livetuned.toml and the user's livetune/livetuned.toml.",
+)
+@click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the store [default: $STATE_DIRECTORY, $XDG_STATE_HOME/livetune].",
@@ -42,6 +49,7 @@ def main() -> None:
     help="Give up durability, to measure its cost.",
 )
 def serve(
+    config_file: Path | None,
     state: Path | None,
     listen: tuple[str, ...],
     metrics: str | None,
@@ -50,8 +58,9 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT. Prints one line when ready.
 
-    Flags can be given as LIVETUNED_STATE, LIVETUNED_LISTEN (comma-separated), LIVETUNED_METRICS and
-    LIVETUNED_JOB_PORTS.
+    Flags go over LIVETUNED_STATE, LIVETUNED_LISTEN (comma-separated), LIVETUNED_METRICS, LIVETUNED_JOB_PORTS and the
+    like, these over the user's $XDG_CONFIG_HOME/livetune/livetuned.toml, this over /etc/livetune/livetuned.toml.
+    livetuned.example.toml explains all settings.
 
     \b
     Exit codes: 0 stopped, 1 error, 2 wrong usage, 3 address can't be had, 4 store in use by another livetuned,
@@ -79,6 +88,7 @@ def serve(
             listen=listen,
             metrics=metrics,
             job_ports=job_ports,
+            config=config_file,
             fsync=not unsafe_no_fsync,
         )
     except config.ConfigError as error:

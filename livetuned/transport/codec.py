@@ -315,7 +315,9 @@ def _process_to_wire(process: Process) -> types_pb2.Process:
     )
 
 
-def job_to_wire(job: Job, status: JobStatus, step: int, sessions: Sequence[Session], *, full: bool) -> types_pb2.Job:
+def job_to_wire(
+    job: Job, status: JobStatus, step: int, sessions: Sequence[Session], *, full: bool, classic_port: int = 0
+) -> types_pb2.Job:
     """Returns a job as its message.
 
     Args:
@@ -324,12 +326,14 @@ def job_to_wire(job: Job, status: JobStatus, step: int, sessions: Sequence[Sessi
         step: The step it is at.
         sessions: Its open sessions.
         full: Whether variables and triggers are included.
+        classic_port: Its dictionary port of the classic protocol, 0 for none.
     """
     steps = {session.rank: session.step for session in sessions}
     message = types_pb2.Job(
         name=names.job_resource(job.name),
         state=_STATES[status],
         port=job.port,
+        classic_port=classic_port,
         run=job.run,
         registered_time=_timestamp(job.registered_us),
         ended_time=_timestamp(job.ended_us) if job.ended is not None else None,
