@@ -39,6 +39,7 @@ check: $(VENV)/.installed $(PROTO_VENV)/.installed ## ruff, strict types, the de
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" proto/generate.sh --check
+	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" benchmarks/etcd/generate.sh --check
 	@$(MAKE) --no-print-directory buf
 
 buf: ## buf lint, where npm is at hand

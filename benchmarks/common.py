@@ -17,6 +17,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
+LOAD_BEFORE = os.getloadavg()[0]
+"""What else ran on the machine when the benchmark began: processes that wanted a core, a mean over a minute."""
+
 CLASSIC_VERSION = "0.0.8"
 CLASSIC_PYTHON = HERE / ".venv-livetune" / "bin" / "python"
 
@@ -38,6 +41,7 @@ def machine() -> dict[str, object]:
     return {
         "cpu": model or platform.machine(),
         "cores": os.cpu_count(),
+        "load before": round(LOAD_BEFORE, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "grpcio": version("grpcio"),
