@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,11 +134,12 @@ def _until(ready: Callable[[], bool], process: subprocess.Popen[str], log: Path)
 
 def _healthy(port: int) -> bool:
     # etcd's own question: it is answered "true" only when the member serves linearizable reads.
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    with suppress(OSError, http.client.HTTPException):
+    with (
+        closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection,
+        suppress(OSError, http.client.HTTPException),
+    ):
         connection.request("GET", "/health")
         return b'"true"' in connection.getresponse().read()
-    connection.close()
     return False
 
 
