@@ -147,7 +147,7 @@ class Client:
             nearest = refusal.metadata.get("nearest", "")
             if nearest and nearest not in refusal.message:
                 message += f"; did you mean '{safe(nearest)}'?"
-            raise CommandError(code, message) from error
+            raise CommandError(code, message, refusal.reason) from error
 
 
 def metadata() -> tuple[tuple[str, str], ...]:
