@@ -36,9 +36,9 @@ class Applying:
         if kind == "apply":
             self._take_apply(event.apply)
         elif kind == "ended":
-            raise self._too_late("ended")
+            raise self.too_late("ended")
         elif kind == "removed":
-            raise self._too_late("was removed")
+            raise self.too_late("was removed")
 
     def conclude(self, changes: Sequence[types_pb2.Change], job: types_pb2.Job | None) -> None:
         """Learn without events what became of it.
@@ -56,7 +56,7 @@ class Applying:
         if job is not None:
             self._take_state(job)
         if not self.done and (job is None or job.state in _ENDED):
-            raise self._too_late("was removed" if job is None else "ended")
+            raise self.too_late("was removed" if job is None else "ended")
         for change in changes:
             for name in change.lapsed_ids:
                 if self.wanted.get(name) == change.revision:
@@ -117,7 +117,8 @@ class Applying:
         """Which change was accepted, in words."""
         return f"accepted as revision {max(self.wanted.values())}"
 
-    def _too_late(self, what: str) -> CommandError:
+    def too_late(self, what: str) -> CommandError:
+        """Build the error for a job that did something else before it applied the change."""
         return CommandError(Exit.NOT_APPLIED, f"{self.accepted}, but the job {what} before it applied it")
 
     def of(self, status: str) -> list[tuple[str, types_pb2.Outcome]]:

@@ -172,6 +172,8 @@ def undo(client: Client, /, words: tuple[str, ...], force: bool, how: How) -> No
     except CommandError as error:
         if error.reason == "UNDO_CONFLICT":
             error.message += "; --force does it all the same"
+        elif error.reason == "INVALID_REQUEST" and number is None:
+            error.message += "; name another one: ltctl undo JOB REVISION (see ltctl history)"
         elif error.reason == "JOB_NOT_FOUND" and number is None and job.isdecimal():
             error.message += f"; a revision stands behind its job: ltctl undo JOB {job}"
         raise

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from livetune.v1 import control_pb2, types_pb2
 
 _PAUSE_SECONDS = 0.2
-_TOO_SLOW = "WATCH_TOO_SLOW"
+_RARELY_SECONDS = 1.0
 
 
 @dataclass
@@ -49,30 +49,34 @@ def follow(
     Args:
         client: The connection.
         place: Where to begin; moved along.
-        deadline: When to end, by the monotonic clock.
+        deadline: When to end, by the monotonic clock. Without one it also waits for a job that the daemon knows no more.
         known: Whether the daemon has answered before. If not, and it does not answer now, that is an error.
 
     Raises:
         CommandError: The watch is refused; no daemon answers and none is known.
     """
-    told, connected_once = False, known
+    told, connected_once = "", known
     while deadline is None or time.monotonic() < deadline:
-        too_slow = False
+        why, pause = "the daemon is gone; going on when it is back", _PAUSE_SECONDS
         try:
             for response in _follow_once(client, place, deadline):
-                connected_once, told = True, False
+                connected_once, told = True, ""
                 yield response
         except CommandError as error:
-            too_slow = error.reason == _TOO_SLOW  # it was us: resumed without a gap, nothing to tell
-            if not too_slow and (error.code is not Exit.UNREACHABLE or not connected_once):
+            if error.reason == "WATCH_TOO_SLOW":
+                why = ""  # it was us, and nothing is missed
+            elif error.reason == "JOB_NOT_FOUND" and connected_once and deadline is None:
+                # After its store was replaced the daemon knows no job until its program has found it again.
+                why, pause = "the daemon does not know the job any more; going on when it is back", _RARELY_SECONDS
+            elif error.code is not Exit.UNREACHABLE or not connected_once:
                 raise
             if deadline is not None and time.monotonic() >= deadline:
                 return
-        if not told and not too_slow:
-            note("ltctl: the daemon is gone; going on when it is back")
-            told = True
+        if why not in ("", told):
+            note(f"ltctl: {why}")
+            told = why
         client.close()
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(pause)
 
 
 def _follow_once(client: Client, place: Place, deadline: float | None) -> Iterator[control_pb2.WatchResponse]:
@@ -111,7 +115,7 @@ def wait_applied(client: Client, job: str, applying: Applying, store_id: str, se
     place = Place(job, min(applying.wanted.values()), store_id)
     state: types_pb2.Job | None = None
     in_snapshot = False
-    for response in follow(client, place, time.monotonic() + seconds, known=True):
+    for response in _while_known(follow(client, place, time.monotonic() + seconds, known=True), applying):
         kind = response.WhichOneof("item")
         if kind == "snapshot_begin":
             if response.snapshot_begin.cause == control_pb2.SNAPSHOT_CAUSE_STORE_REPLACED:
@@ -129,6 +133,17 @@ def wait_applied(client: Client, job: str, applying: Applying, store_id: str, se
             applying.take_event(response.event)
         if applying.done:
             return
+
+
+def _while_known(
+    responses: Iterator[control_pb2.WatchResponse], applying: Applying
+) -> Iterator[control_pb2.WatchResponse]:
+    try:
+        yield from responses
+    except CommandError as error:
+        if error.reason == "JOB_NOT_FOUND":
+            raise applying.too_late("was removed") from error
+        raise
 
 
 def _change(client: Client, job: str, revision: int) -> types_pb2.Change | None:

@@ -69,9 +69,9 @@ def history(
     from ltctl import render
 
     if since is not None and until is not None and since >= until:
-        raise click.UsageError("--since must be before --until: there is no change between them")
+        raise click.UsageError("no time lies between --since and --until")
     if before is not None and after >= before - 1:
-        raise click.UsageError("--after must be before --before: there is no change between them")
+        raise click.UsageError("no revision lies between --after and --before")
     request = control_pb2.ListChangesRequest(
         job=job_resource(job), target_id=target, actor=actor, after_revision=after, before_revision=before or 0
     )
