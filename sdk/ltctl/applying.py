@@ -10,6 +10,7 @@ from ltctl import render
 from ltctl.exits import CommandError, Exit
 
 _ENDED = (types_pb2.JOB_STATE_FINISHED, types_pb2.JOB_STATE_FAILED)
+UNKNOWN = "changed again since; whether this was ever in effect is not kept any more"
 ANY_RANK = -1
 """Stands for ranks that nobody can name: of what is known only from a job's state."""
 
@@ -67,9 +68,10 @@ class Applying:
             name = variable.spec.variable_id
             for item in variable.applied:
                 if name in self.wanted and item.revision >= self.wanted[name]:
-                    ours = item.revision == self.wanted[name]
-                    status = types_pb2.APPLY_STATUS_APPLIED if ours else types_pb2.APPLY_STATUS_SUPERSEDED
-                    self._note(name, item.rank, status, item.step, item.value)
+                    if item.revision == self.wanted[name]:
+                        self._note(name, item.rank, types_pb2.APPLY_STATUS_APPLIED, item.step, item.value)
+                    else:
+                        self._note(name, item.rank, types_pb2.APPLY_STATUS_SUPERSEDED, reason=UNKNOWN)
         for trigger in job.triggers:
             name = trigger.spec.trigger_id
             if name in self.wanted and trigger.consumed == trigger.fired and trigger.revision >= self.wanted[name]:
@@ -90,11 +92,12 @@ class Applying:
         step: int | None = None,
         effective: types_pb2.Value | None = None,
         *,
+        reason: str = "",
         is_trigger: bool = False,
     ) -> None:
         if rank in self.outcomes.get(name, {}) or (rank == ANY_RANK and self.complete(name)):
             return  # an event has told more
-        outcome = types_pb2.Outcome(status=status, effective=effective)
+        outcome = types_pb2.Outcome(status=status, effective=effective, reason=reason)
         setattr(outcome, "trigger_id" if is_trigger else "variable_id", name)
         self.outcomes.setdefault(name, {})[rank] = outcome
         if step is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from livetune.v1 import types_pb2
 from livetune.wire import value_from_proto
 from ltctl import render
-from ltctl.applying import ANY_RANK, Applying
+from ltctl.applying import ANY_RANK, UNKNOWN, Applying
 from ltctl.client import Client
 from ltctl.exits import CommandError, Exit, ReaderLeftError
 from ltctl.following import wait_applied
@@ -106,10 +106,15 @@ def _check_applied(applying: Applying, seconds: float) -> None:
     refused = [f"{name}: {outcome.reason or 'no reason given'}" for name, outcome in applying.of("refused")]
     if refused:
         raise CommandError(Exit.REFUSED, safe("the job refused it: " + "; ".join(dict.fromkeys(refused))))
-    superseded = ", ".join(dict.fromkeys(name for name, _ in applying.of("superseded")))
+    superseded = applying.of("superseded")
     if superseded:
-        raise CommandError(
-            Exit.CONFLICT, safe(f"never in effect: {superseded} was changed again before the job took it")
+        names = ", ".join(dict.fromkeys(name for name, _ in superseded))
+        unknown = any(outcome.reason == UNKNOWN for _, outcome in superseded)
+        message = (
+            f"{names} was {UNKNOWN}"
+            if unknown
+            else f"never in effect: {names} was changed again before the job took it"
         )
+        raise CommandError(Exit.CONFLICT, safe(message))
     if not applying.done:
         raise CommandError(Exit.NOT_APPLIED, f"{applying.accepted}, not applied within {seconds:g} s")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltctl.applying import Applying
 from ltctl.client import CALL_SECONDS, Client, metadata
-from ltctl.exits import CommandError, Exit
+from ltctl.exits import CommandError, Exit, ReaderLeftError
 from ltctl.text import note
 
 if TYPE_CHECKING:
@@ -49,11 +49,12 @@ def follow(
     Args:
         client: The connection.
         place: Where to begin; moved along.
-        deadline: When to end, by the monotonic clock. Without one it also waits for a job that the daemon knows no more.
+        deadline: When to end, by the monotonic clock. Without one it waits even for a job that the daemon forgot.
         known: Whether the daemon has answered before. If not, and it does not answer now, that is an error.
 
     Raises:
         CommandError: The watch is refused; no daemon answers and none is known.
+        ReaderLeftError: The client was abandoned.
     """
     told, connected_once = "", known
     while deadline is None or time.monotonic() < deadline:
@@ -63,6 +64,8 @@ def follow(
                 connected_once, told = True, ""
                 yield response
         except CommandError as error:
+            if client.abandoned:
+                raise ReaderLeftError from None
             if error.reason == "WATCH_TOO_SLOW":
                 why = ""  # it was us, and nothing is missed
             elif error.reason == "JOB_NOT_FOUND" and connected_once and deadline is None:
@@ -89,6 +92,8 @@ def _follow_once(client: Client, place: Place, deadline: float | None) -> Iterat
     with client.errors_as_exits():
         responses = client.stub().Watch(request, metadata=metadata(), timeout=seconds)
         try:
+            if client.abandoned:
+                raise ReaderLeftError
             for response in responses:
                 place.pass_by(response)
                 yield response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -45,12 +46,20 @@ for command in (jobs, get, describe, set_values, trigger, undo, history, watch, 
 
 def main() -> None:
     """Run ltctl and end with its exit code."""
-    sys.exit(_run())
+    sys.exit(run(sys.argv[1:]))
 
 
-def _run() -> int:
+def run(words: Sequence[str]) -> int:
+    """Run a command.
+
+    Args:
+        words: What stands behind `ltctl` on the command line.
+
+    Returns:
+        The exit code.
+    """
     try:
-        cli.main(prog_name="ltctl", standalone_mode=False)
+        cli.main(list(words), prog_name="ltctl", standalone_mode=False)
     except CommandError as error:
         note(f"ltctl: error: {error.message}")
         return error.code

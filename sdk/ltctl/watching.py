@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import select
 import sys
 import threading
@@ -12,7 +11,7 @@ import click
 
 from ltctl.arguments import job_resource, revision, word
 from ltctl.client import Client
-from ltctl.exits import EXIT_HELP, ReaderLeftError
+from ltctl.exits import EXIT_HELP
 from ltctl.options import output_option
 from ltctl.text import note, out, safe, to_json, to_yaml
 
@@ -55,23 +54,18 @@ def watch(
     if snapshot and after is not None:
         raise click.UsageError("--snapshot and --after exclude each other: a snapshot is as of now")
     shown = _Shown(form, with_job=not job and not client.scoped, bookmarks=bookmarks)
-    reader = _Reader()
+    _abandon_when_the_reader_leaves(client)
     left = count
-    try:
-        for response in follow(client, Place(job_resource(job), after, snapshot=snapshot)):
-            shown.show(response)
-            if response.WhichOneof("item") != "event":
-                continue
-            left = None if left is None else left - 1
-            if left == 0:
-                return
-            if client.scoped and response.event.WhichOneof("kind") in ("ended", "removed"):
-                note("the job has ended, and its port is closed with it")
-                return
-    except KeyboardInterrupt:
-        if reader.left:
-            raise ReaderLeftError from None
-        raise
+    for response in follow(client, Place(job_resource(job), after, snapshot=snapshot)):
+        shown.show(response)
+        if response.WhichOneof("item") != "event":
+            continue
+        left = None if left is None else left - 1
+        if left == 0:
+            return
+        if client.scoped and response.event.WhichOneof("kind") in ("ended", "removed"):
+            note("the job has ended, and its port is closed with it")
+            return
 
 
 class _Shown:
@@ -127,24 +121,17 @@ def _explain(begin: control_pb2.SnapshotBegin) -> None:
         note("ltctl: the daemon has another store now; going on from what is in it")
 
 
-class _Reader:
-    """Ends the command when nobody reads its output any more, as after `| head`, even while nothing happens.
+def _abandon_when_the_reader_leaves(client: Client) -> None:
+    """End the watch when nobody reads its output any more, as after `| head`, even while nothing happens."""
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return  # no file: nobody can leave
 
-    Attributes:
-        left: Whether that has come to pass: then the interrupt that ends the command is ours.
-    """
-
-    def __init__(self) -> None:
-        self.left = False
-        try:
-            output = sys.stdout.fileno()
-        except (AttributeError, OSError, ValueError):
-            return  # no file: nobody can leave
-        threading.Thread(target=self._watch, args=(output,), daemon=True).start()
-
-    def _watch(self, output: int) -> None:
+    def wait() -> None:
         poll = select.poll()
         poll.register(output, 0)  # errors are told unasked
         if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll()):
-            self.left = True
-            _thread.interrupt_main()
+            client.abandon()
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -27,6 +27,8 @@ class Trainer(threading.Thread):
         self._process = process
         self.step = 100
         self.refuse = ""
+        assert process.registration is not None
+        self.port = str(process.registration.port)
 
     def run(self) -> None:
         process = self._process
@@ -138,15 +140,15 @@ def test_every_mistake_has_its_exit_code_and_changes_nothing(shell: Shell, train
 
 
 def test_the_jobs_own_port_needs_no_name(shell: Shell, trainer: Trainer) -> None:
-    assert "applied at step" in shell("--port", "22000", "set", "lr=0.02").out
-    assert "lr     0.02" in shell("--port", "22000", "get", "lr").out
-    assert "job vgg: running" in shell("--port", "22000", "describe").out
-    assert 0 == shell("--port", "22000", "trigger", "save").code
-    assert "fire save" in shell("--port", "22000", "history").out
+    assert "applied at step" in shell("--port", trainer.port, "set", "lr=0.02").out
+    assert "lr     0.02" in shell("--port", trainer.port, "get", "lr").out
+    assert "job vgg: running" in shell("--port", trainer.port, "describe").out
+    assert 0 == shell("--port", trainer.port, "trigger", "save").code
+    assert "fire save" in shell("--port", trainer.port, "history").out
 
 
 def test_the_job_may_be_named_on_its_own_port_too(shell: Shell, trainer: Trainer) -> None:
-    own = ("--port", "22000")
+    own = ("--port", trainer.port)
     assert "applied at step" in shell(*own, "set", "vgg", "lr=0.02").out
     assert "lr\n" == shell(*own, "get", "vgg", "lr", "-o", "name").out
     assert "lr\n" == shell(*own, "describe", "vgg", "lr", "-o", "name").out
@@ -156,7 +158,7 @@ def test_the_job_may_be_named_on_its_own_port_too(shell: Shell, trainer: Trainer
 
 def test_a_proxy_for_the_web_is_not_asked(shell: Shell, trainer: Trainer) -> None:
     shell.environment |= {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
-    answer = shell("--port", "22000", "jobs", "-o", "name")
+    answer = shell("--port", trainer.port, "jobs", "-o", "name")
     assert (0, "vgg\n") == (answer.code, answer.out)
 
 
@@ -170,7 +172,7 @@ def test_what_no_message_can_carry_is_a_usage_error(shell: Shell, trainer: Train
         ("set", "vgg", "lr=0.5", "--if-revision", str(2**63)),
         ("watch", "vgg", "--after", str(2**63)),
         ("history", "vgg", "--before", str(2**63)),
-        ("jobs", "--port", "22000"),
+        ("jobs", "--port", trainer.port),
     ]:
         answer = shell(*words)
         assert (2, "", 1) == (answer.code, answer.out, answer.err.count("\n")), answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -20,13 +21,21 @@ def shell(daemon: Daemon) -> Shell:
 
 
 @pytest.fixture
-def vgg(daemon: Daemon) -> Iterator[None]:
-    """A job that trains, with lr 0.1, wd 0, and the triggers stop and save."""
+def vgg(daemon: Daemon, shell: Shell) -> Iterator[str]:
+    """The port of a job that trains, with lr 0.1, wd 0, and the triggers stop and save."""
     with training(daemon, "vgg"):
-        yield
+        yield str(shell.data("describe", "vgg")["port"])
 
 
-def test_undo_restores_what_a_change_replaced_and_says_at_which_step(shell: Shell, vgg: None) -> None:
+def watchers(daemon: Daemon) -> int:
+    """How many watches are open."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{daemon.metrics_port}/metrics", timeout=10) as answer:
+        found = re.search(r"^livetune_watchers (\d+)", answer.read().decode(), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def test_undo_restores_what_a_change_replaced_and_says_at_which_step(shell: Shell, vgg: str) -> None:
     first = shell.data("set", "vgg", "lr=0.01", "wd=0.5", "--reason", "plateau")["revision"]
     answer = shell("undo", "vgg")
     assert 0 == answer.code
@@ -40,23 +49,23 @@ def test_undo_restores_what_a_change_replaced_and_says_at_which_step(shell: Shel
     undone = shell.data("history", "vgg")[-1]
     assert (first, f"undo of {first}") == (undone["undone_revision"], undone["reason"])
     # An undo of the undo brings it back.
-    again = shell("--port", "22000", "undo", "--reason", "better so")
+    again = shell("--port", vgg, "undo", "--reason", "better so")
     assert "lr 0.1 → 0.01   applied" in again.out
     last = shell("history", "vgg").out.splitlines()[-1]
     assert f"lr 0.1 → 0.01, wd 0 → 0.5 (undo of {undone['revision']})" in last
     assert last.endswith("better so")
 
 
-def test_undo_of_a_change_that_was_overwritten_is_a_conflict_unless_forced(shell: Shell, vgg: None) -> None:
+def test_undo_of_a_change_that_was_overwritten_is_a_conflict_unless_forced(shell: Shell, vgg: str) -> None:
     first = shell.data("set", "vgg", "lr=0.01")["revision"]
     second = shell.data("set", "vgg", "lr=0.02")["revision"]
     before = shell("history", "vgg", "-o", "json").out
     for words in (
         ("undo", "vgg", str(first)),
-        ("--port", "22000", "undo", str(first)),
+        ("--port", vgg, "undo", str(first)),
         ("undo", "vgg", str(first), "--dry-run"),
     ):
-        answer = shell(*words)
+        answer = shell.inside(*words)
         assert (4, "") == (answer.code, answer.out)
         assert f"variable 'lr' was set anew at revision {second}, after change {first}" in answer.err
         assert "--force does it all the same" in answer.err
@@ -66,7 +75,7 @@ def test_undo_of_a_change_that_was_overwritten_is_a_conflict_unless_forced(shell
     assert "lr 0.02 → 0.1 (undo of" in shell("history", "vgg").out
 
 
-def test_undo_that_cannot_be_has_its_exit_code(shell: Shell, vgg: None) -> None:
+def test_undo_that_cannot_be_has_its_exit_code(shell: Shell, vgg: str) -> None:
     assert (3, "ltctl: error: no change of job 'vgg' to undo\n") == (
         (nothing := shell("undo", "vgg")).code,
         nothing.err,
@@ -85,13 +94,13 @@ def test_undo_that_cannot_be_has_its_exit_code(shell: Shell, vgg: None) -> None:
         (("undo", "vgg", "1", "2"), 2, "one change at a time"),
     ]
     for words, code, text in cases:
-        answer = shell(*words)
+        answer = shell.inside(*words)
         assert (code, "") == (answer.code, answer.out), (words, answer)
         assert text in answer.err, (words, answer)
     assert [fired] == [change["revision"] for change in shell.data("history", "vgg")]
 
 
-def test_a_dry_run_answers_like_the_real_thing_and_changes_nothing(shell: Shell, vgg: None) -> None:
+def test_a_dry_run_answers_like_the_real_thing_and_changes_nothing(shell: Shell, vgg: str) -> None:
     made = shell.data("set", "vgg", "lr=0.01")["revision"]
     before = shell("describe", "vgg", "lr", "wd", "save", "-o", "json").out
     history = shell("history", "vgg", "-o", "json").out
@@ -99,7 +108,7 @@ def test_a_dry_run_answers_like_the_real_thing_and_changes_nothing(shell: Shell,
         (("set", "vgg", "lr=0.5", "wd=1"), 0, "would set lr 0.01 → 0.5\nwould set wd 0 → 1\n"),
         (("trigger", "vgg", "save"), 0, "would fire save\n"),
         (("undo", "vgg"), 0, f"would set lr 0.01 → 0.1   (undo of {made})\n"),
-        (("--port", "22000", "undo"), 0, f"would set lr 0.01 → 0.1   (undo of {made})\n"),
+        (("--port", vgg, "undo"), 0, f"would set lr 0.01 → 0.1   (undo of {made})\n"),
         (("set", "vgg", "lr=7"), 5, ""),
         (("set", "vgg", "lr=abc"), 2, ""),
         (("set", "vgg", "momentum=1"), 3, ""),
@@ -108,7 +117,7 @@ def test_a_dry_run_answers_like_the_real_thing_and_changes_nothing(shell: Shell,
         (("trigger", "vgg", "sav"), 3, ""),
     ]
     for words, code, out in cases:
-        answer = shell(*words, "--dry-run")
+        answer = shell.inside(*words, "--dry-run")
         assert (code, out) == (answer.code, answer.out), (words, answer)
     data = shell.data("set", "vgg", "lr=0.5", "--dry-run")
     assert (None, True, {}) == (data["revision"], data["dry_run"], data["applied"])
@@ -118,7 +127,7 @@ def test_a_dry_run_answers_like_the_real_thing_and_changes_nothing(shell: Shell,
     assert steps.sub("", before) == steps.sub("", shell("describe", "vgg", "lr", "wd", "save", "-o", "json").out), after
 
 
-def test_only_if_the_whole_job_is_as_it_was(shell: Shell, vgg: None) -> None:
+def test_only_if_the_whole_job_is_as_it_was(shell: Shell, vgg: str) -> None:
     seen = shell.data("set", "vgg", "lr=0.01")["revision"]
     other = shell.data("set", "vgg", "wd=0.5")["revision"]
     assert 0 == shell("set", "vgg", "lr=0.02", "--if-revision", str(seen), "--dry-run").code
@@ -143,8 +152,10 @@ def test_a_firing_is_merged_with_one_that_waits(daemon: Daemon, shell: Shell) ->
         both = shell.data("trigger", "slow", "save", "stop", "--merge", "--wait", "accepted")
         assert ([{"trigger": "stop", "number": 1}], {"save": waits}) == (both["firings"], both["merged"])
         waiting = shell.start("trigger", "slow", "save", "--merge", "--timeout", "30")
-        process.apply(process.expect("change").change, step=7)
-        process.apply(process.expect("change").change, step=8)
+        saved, stopped = process.expect("change").change, process.expect("change").change
+        eventually(lambda: watchers(daemon) == 1)
+        process.apply(saved, step=7)
+        process.apply(stopped, step=8)
         out, err = waiting.communicate(timeout=30)
         assert (0, f"save waits already (revision {waits})   consumed at step 7\n") == (waiting.returncode, out), err
         assert 2 == len(shell.data("history", "slow"))
