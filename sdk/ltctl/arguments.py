@@ -40,6 +40,20 @@ def revision(text: str | int) -> int:
     raise click.BadParameter(f"'{text}' is not a revision: a whole number, as ltctl history shows it")
 
 
+def count(text: str | int) -> int:
+    """Read how many are wanted: one at least.
+
+    Raises:
+        click.BadParameter: It is no such number.
+    """
+    try:
+        if (number := int(text)) > 0:
+            return number
+    except ValueError:
+        pass
+    raise click.BadParameter(f"'{text}' is not a number from 1 on")
+
+
 def word(text: str) -> str:
     """Return a word of the command line if it can be sent: the wire carries valid UTF-8 only.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from ltctl.arguments import job_resource, revision, word
+from ltctl.arguments import count, job_resource, revision, word
 from ltctl.client import CALL_SECONDS, Client, metadata
 from ltctl.exits import EXIT_HELP
 from ltctl.options import output_option, print_items
@@ -41,9 +40,7 @@ _MEMORY_BYTES = 32 * 2**20
 @click.option("--until", type=moment, metavar="TIME", help="Only before then.")
 @click.option("--after", type=revision, default=0, metavar="REVISION", help="Only what is newer than this revision.")
 @click.option("--before", type=revision, metavar="REVISION", help="Only what is older than this one.")
-@click.option(
-    "-n", "--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="The newest N of those."
-)
+@click.option("-n", "--limit", type=count, default=100, show_default=True, metavar="N", help="The newest N of those.")
 @output_option
 @click.pass_obj
 def history(
@@ -65,6 +62,8 @@ def history(
     ltctl history vgg --variable lr --since 2h
     ltctl history --since 2026-11-24T09:00 --until 2026-11-24T12:00 -n 100000 -o jsonl
     """  # noqa: D301
+    import tempfile  # loads what `ltctl --help` need not
+
     from livetune.v1 import control_pb2
     from ltctl import render
 

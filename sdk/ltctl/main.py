@@ -80,6 +80,9 @@ def run(words: Sequence[str]) -> int:
     except click.ClickException as error:
         note(f"ltctl: error: {error.format_message()}")
         return Exit.ERROR
+    except OSError as error:  # no room for what waits to be shown, no file descriptor left
+        note(f"ltctl: error: {error}")
+        return Exit.ERROR
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     return Exit.OK

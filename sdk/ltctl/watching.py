@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ltctl.arguments import job_resource, revision, word
+from ltctl.arguments import count, job_resource, revision, word
 from ltctl.client import Client
 from ltctl.exits import EXIT_HELP
 from ltctl.options import output_option
@@ -33,11 +33,11 @@ _VALUES_SHOWN = 8
     is_flag=True,
     help="Also show how far the watch has come: at the start, after a snapshot, now and then.",
 )
-@click.option("--count", "-n", type=click.IntRange(min=1), metavar="N", help="End after N events.")
+@click.option("-n", "--count", "most", type=count, metavar="N", help="End after N events.")
 @output_option
 @click.pass_obj
 def watch(
-    client: Client, job: str, after: int | None, snapshot: bool, bookmarks: bool, count: int | None, form: str
+    client: Client, job: str, after: int | None, snapshot: bool, bookmarks: bool, most: int | None, form: str
 ) -> None:
     """Follow what happens to a job, or to all jobs, one line an event, over restarts of the daemon, until Ctrl-C.
 
@@ -55,7 +55,7 @@ def watch(
         raise click.UsageError("--snapshot and --after exclude each other: a snapshot is as of now")
     shown = _Shown(form, with_job=not job and not client.scoped, bookmarks=bookmarks)
     _abandon_when_the_reader_leaves(client)
-    left = count
+    left = most
     for response in follow(client, Place(job_resource(job), after, snapshot=snapshot)):
         shown.show(response)
         if response.WhichOneof("item") != "event":

@@ -130,7 +130,7 @@ def test_every_mistake_has_its_exit_code_and_changes_nothing(shell: Shell, train
         (("--endpoint", "127.0.0.1:1", "jobs"), 7, "livetuned serve"),
     ]
     for words, code, text in cases:
-        answer = shell(*words)
+        answer = shell.inside(*words)
         assert code == answer.code, (words, answer)
         assert "" == answer.out
         assert answer.err.startswith("ltctl: error: ")
@@ -174,7 +174,7 @@ def test_what_no_message_can_carry_is_a_usage_error(shell: Shell, trainer: Train
         ("history", "vgg", "--before", str(2**63)),
         ("jobs", "--port", trainer.port),
     ]:
-        answer = shell(*words)
+        answer = shell.inside(*words)
         assert (2, "", 1) == (answer.code, answer.out, answer.err.count("\n")), answer
     assert [] == json.loads(shell("history", "vgg", "-o", "json").out)
 
@@ -216,21 +216,21 @@ def test_a_history_of_large_values_is_read_in_one_answer(daemon: Daemon, shell: 
 
 
 def test_every_command_in_every_format(shell: Shell, trainer: Trainer) -> None:
-    shell("set", "vgg", "lr=0.5", "--reason", "r")
+    shell.inside("set", "vgg", "lr=0.5", "--reason", "r")
     for words, name in [
         (("jobs",), "vgg"),
         (("get", "vgg"), "lr\nlc.strength\nmode\nsave\nstop"),
         (("describe", "vgg", "lr"), "lr"),
         (("history", "vgg"), "3"),
     ]:
-        data = json.loads(shell(*words, "-o", "json").out)
-        assert data == yaml.safe_load(shell(*words, "-o", "yaml").out)
-        lines = [json.loads(line) for line in shell(*words, "-o", "jsonl").out.splitlines()]
+        data = json.loads(shell.inside(*words, "-o", "json").out)
+        assert data == yaml.safe_load(shell.inside(*words, "-o", "yaml").out)
+        lines = [json.loads(line) for line in shell.inside(*words, "-o", "jsonl").out.splitlines()]
         assert lines == (data if isinstance(data, list) else [data])
-        assert f"{name}\n" == shell(*words, "-o", "name").out
-        wide = shell(*words, "-o", "wide").out
-        assert len(wide) >= len(shell(*words).out) > 0
-    data = json.loads(shell("set", "vgg", "mode=eval", "-o", "json").out)
+        assert f"{name}\n" == shell.inside(*words, "-o", "name").out
+        wide = shell.inside(*words, "-o", "wide").out
+        assert len(wide) >= len(shell.inside(*words).out) > 0
+    data = json.loads(shell.inside("set", "vgg", "mode=eval", "-o", "json").out)
     assert [{"rank": 0, "status": "applied", "step": 102, "effective": "eval", "reason": ""}] == data["applied"]["mode"]
 
 
