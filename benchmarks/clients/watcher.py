@@ -99,8 +99,28 @@ class LivetunedWatches(Watches):
                 opened.set()
 
 
-async def held_open(*requests: rpc_pb2.WatchRequest) -> AsyncIterator[rpc_pb2.WatchRequest]:
-    """Sends the requests and keeps the stream open: etcd ends a watch whose client has closed its half."""
+class LivetunedMultiplexed(Watches):
+    """All watches of the process over one stream: `WatchMany`."""
+
+    async def follow(self, channel: grpc.aio.Channel, opened: asyncio.Event) -> None:
+        raise NotImplementedError("one stream carries them all")
+
+    async def run(self, watches: int) -> None:
+        (channel,) = self.channels(1)
+        stub = control_pb2_grpc.ControlServiceStub(channel)
+        watch = control_pb2.WatchRequest(job="jobs/bench")
+        begins = [
+            control_pb2.WatchManyRequest(begin=control_pb2.WatchBegin(watch_id=number, watch=watch))
+            for number in range(watches)
+        ]
+        async for message in stub.WatchMany(held_open(*begins)):
+            event = message.response.WhichOneof("item") == "event"
+            for _ in message.watch_ids:
+                self.tally.received() if event else self.tally.watching()
+
+
+async def held_open(*requests: Any) -> AsyncIterator[Any]:
+    """Sends the requests and keeps the stream open: a watch ends when its client has closed its half."""
     for request in requests:
         yield request
     await asyncio.Event().wait()
@@ -137,6 +157,7 @@ class EtcdMultiplexed(EtcdWatches):
 
 KINDS: dict[str, type[Watches]] = {
     "livetuned": LivetunedWatches,
+    "livetuned-multiplexed": LivetunedMultiplexed,
     "etcd": EtcdWatches,
     "etcd-multiplexed": EtcdMultiplexed,
 }

@@ -24,6 +24,7 @@ from livetuned.service.sessions import Sessions
 from livetuned.transport import codec
 from livetuned.transport.changing import Changing, actor_of, caller_of
 from livetuned.transport.classic import ClassicProtocol
+from livetuned.transport.many import Many
 from livetuned.transport.scope import scoped_job
 from livetuned.transport.stalls import Stalls
 from livetuned.transport.watching import Events, watch
@@ -120,7 +121,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
     ) -> control_pb2.GetJobResponse:
         """Describes one job."""
         return control_pb2.GetJobResponse(
-            job=self._to_wire(self._job(request.name), full=True),
+            job=self._whole(self._job(request.name)),
             store_id=self._s.engine.store_id,
             revision=self._s.engine.revision,
         )
@@ -223,12 +224,23 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         self, request: control_pb2.WatchRequest, context: _Context
     ) -> AsyncIterator[control_pb2.WatchResponse | bytes]:
         """Follows the log from a revision on."""
-        job = self._job(request.job).name if request.job or self._scope else ""
-        service = self._s
-        async for response in watch(
-            service.engine, service.hub, service.events, job, request, lambda known: self._to_wire(known, full=True)
-        ):
+        service, job = self._s, self._watched(request.job)
+        async for response in watch(service.engine, service.hub, service.events, job, request, self._whole):
             yield response
+
+    async def WatchMany(  # noqa: N802
+        self, request_iterator: AsyncIterator[control_pb2.WatchManyRequest], context: _Context
+    ) -> AsyncIterator[control_pb2.WatchManyResponse]:
+        """Follows the log for many watches."""
+        many = Many(self._s.engine, self._s.hub, self._s.events, self._watched, self._whole)
+        async for response in many.run(request_iterator):
+            yield response
+
+    def _watched(self, resource: str) -> str:
+        return self._job(resource).name if resource or self._scope else ""
+
+    def _whole(self, job: Job) -> types_pb2.Job:
+        return self._to_wire(job, full=True)
 
 
 def _past_change(job: Job | None, record: Record, applies: list[Record]) -> types_pb2.Change:

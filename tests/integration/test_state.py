@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import re
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -244,6 +245,65 @@ def test_a_watch_begins_with_a_snapshot_when_asked_or_when_the_store_is_another(
         next(everything)
         assert {"jobs/vgg", "jobs/other"} == {next(everything).snapshot_job.name for _ in range(2)}
         everything.cancel()
+
+
+def test_many_watches_share_a_stream_and_each_sees_its_own(daemon: Daemon) -> None:
+    with daemon.channel() as channel, daemon.control() as control:
+        job_with(channel, "one", lr=0.1)
+        job_with(channel, "two", lr=0.1)
+        past = [control.SetVariables(set_request("one", lr=number / 10)).change.revision for number in range(3)]
+        up: queue.SimpleQueue[control_pb2.WatchManyRequest | None] = queue.SimpleQueue()
+        down = control.WatchMany(iter(up.get, None), timeout=30)
+        seen: dict[int, list[object]] = {}
+
+        def begin(number: int, **watch: object) -> None:
+            message = control_pb2.WatchBegin(watch_id=number, watch=control_pb2.WatchRequest(**watch))
+            up.put(control_pb2.WatchManyRequest(begin=message))
+
+        def read_until(number: int, item: object) -> None:
+            while item not in seen.get(number, []):
+                answer = next(down)
+                kind = answer.WhichOneof("item")
+                if kind == "response":
+                    inner = answer.response.WhichOneof("item")
+                    what: object = answer.response.event.revision if inner == "event" else inner
+                else:
+                    what = kind
+                for watch_id in answer.watch_ids:
+                    seen.setdefault(watch_id, []).append(what)
+
+        begin(1, job="jobs/one", after_revision=past[0])
+        begin(2, job="jobs/two")
+        begin(3)
+        begin(4, job="jobs/one", snapshot=True)
+        begin(5, job="jobs/none")
+        begin(1, job="jobs/one")
+        read_until(4, "bookmark")
+        read_until(5, "error")
+        read_until(1, "error")
+        one = control.SetVariables(set_request("one", lr=0.9)).change.revision
+        two = control.SetVariables(set_request("two", lr=0.8)).change.revision
+        read_until(2, two)
+        read_until(1, one)
+        read_until(3, two)
+        up.put(control_pb2.WatchManyRequest(end=control_pb2.WatchEnd(watch_id=3)))
+        read_until(3, "ended")
+        last = control.SetVariables(set_request("one", lr=0.7)).change.revision
+        read_until(1, last)
+        up.put(None)
+        assert {
+            1: ["bookmark", past[1], past[2], "error", one, last],
+            2: ["bookmark", two],
+            3: ["bookmark", one, two, "ended"],
+            4: ["snapshot_begin", "snapshot_job", "bookmark", one, last],
+            5: ["error"],
+        } == seen
+        eventually(lambda: "livetune_watchers 0.0" in metrics_of(daemon))
+
+
+def metrics_of(daemon: Daemon) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{daemon.metrics_port}/metrics", timeout=10) as page:
+        return str(page.read().decode())
 
 
 def test_a_token_opens_the_session_and_no_other_does(daemon: Daemon) -> None:
