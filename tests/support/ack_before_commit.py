@@ -23,17 +23,19 @@ async def append(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
 
     async def late() -> list[Record]:
         await asyncio.sleep(0.02)
-        waiting, self._followers = self._followers, []
-        try:
-            return await _append(self, drafts)
-        finally:
-            self._followers = waiting
+        return await self._call(lambda: self._append(drafts))  # without telling anybody again
 
     task = asyncio.create_task(late())
     _late.add(task)
     return records
 
 
-SqliteStore.append = append  # type: ignore[method-assign]
-SqliteStore.quick = False  # type: ignore[assignment, method-assign] # every commit goes by way of `append`
-main(prog_name="livetuned")
+def plant() -> None:
+    """Puts the bug in."""
+    SqliteStore.append = append  # type: ignore[method-assign]
+    SqliteStore.quick = False  # type: ignore[assignment, method-assign] # every commit goes by way of `append`
+
+
+if __name__ == "__main__":
+    plant()
+    main(prog_name="livetuned")
