@@ -17,6 +17,7 @@ from livetuned.domain.records import (
     Process,
     Record,
     Registered,
+    Removed,
 )
 from livetuned.domain.specs import TriggerSpec, VariableSpec
 from livetuned.domain.values import Value
@@ -46,6 +47,8 @@ class VariableState:
     """Revision of the record that set `desired`."""
     from_change: bool
     """Whether that record is a change (else a declaration)."""
+    taken: bool = False
+    """Whether some rank has acknowledged that change."""
     applied: Mapping[int, AppliedValue] = field(default_factory=dict)
     """By rank. Ranks that never applied a change of it are absent: they use what they declared."""
     acknowledged: Mapping[int, int] = field(default_factory=dict)
@@ -74,6 +77,10 @@ class RankState:
     process: Process
     revision: int
     """Revision of its registration."""
+    token_hash: str = ""
+    """Hash of the secret that opens its session."""
+    applied_revision: int = 0
+    """Revision of the newest change that it acknowledged, 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,8 @@ class Job:
     run: int
     port: int
     """0 once the job has ended."""
+    last_port: int
+    """The port it has or had: not to be given to another job too soon."""
     world_size: int
     registered_us: int
     """When the current run was first registered."""
@@ -96,12 +105,14 @@ class Job:
     triggers: Mapping[str, TriggerState] = field(default_factory=dict)
     requests: Mapping[str, int] = field(default_factory=dict)
     """The newest request ids with the revision of their change, oldest first."""
+    changed: int = 0
+    """Revision of the newest change of any of its variables or triggers, in any run; 0 if there was none."""
     ended: Ended | None = None
     ended_us: int = 0
 
 
-def evolve(job: Job | None, record: Record) -> Job:
-    """Returns the job's state after a record.
+def evolve(job: Job | None, record: Record) -> Job | None:
+    """Returns the job's state after a record, None if the record removes the job.
 
     Args:
         job: The state before, None if the record is the job's first.
@@ -115,40 +126,49 @@ def evolve(job: Job | None, record: Record) -> Job:
         return _registered(job, record, payload)
     if job is None:
         raise ValueError(f"record {record.revision} of unknown job {record.job!r}")
-    job = replace(job, revision=record.revision)
-    if isinstance(payload, Declared):
-        return _declared(job, record, payload)
     if isinstance(payload, Changed):
         return _changed(job, record, payload)
     if isinstance(payload, Applied):
-        return _applied(job, payload)
+        return _applied(job, record, payload)
+    if isinstance(payload, Declared):
+        return _declared(job, record, payload)
     if isinstance(payload, Ended):
-        return replace(job, ended=payload, ended_us=record.time_us, port=0)
-    return _port_moved(job, payload)
+        return replace(job, revision=record.revision, ended=payload, ended_us=record.time_us, port=0)
+    if isinstance(payload, Removed):
+        return None
+    return _port_moved(job, record, payload)
 
 
-def _port_moved(job: Job, moved: PortMoved) -> Job:
-    return replace(job, port=moved.port)
+def _port_moved(job: Job, record: Record, moved: PortMoved) -> Job:
+    return replace(job, revision=record.revision, port=moved.port, last_port=moved.port or job.last_port)
 
 
 def _registered(job: Job | None, record: Record, payload: Registered) -> Job:
-    rank = RankState(payload.instance_id, payload.process, record.revision)
+    rank = RankState(payload.instance_id, payload.process, record.revision, payload.token_hash)
     if job is None or not payload.resumed:
         return Job(
             name=record.job,
             run=payload.run,
             port=payload.port,
+            last_port=payload.port,
             world_size=payload.world_size,
             registered_us=record.time_us,
             run_revision=record.revision,
             revision=record.revision,
             ranks={payload.rank: rank},
             requests={} if job is None else job.requests,
+            changed=0 if job is None else job.changed,
         )
+    held = job.ranks.get(payload.rank)
+    if held is not None and held.instance_id == payload.instance_id:
+        # The same process with a new token: what it uses is what it used.
+        kept = replace(rank, applied_revision=held.applied_revision)
+        return replace(job, revision=record.revision, ranks={**job.ranks, payload.rank: kept})
     return replace(
         job,
         revision=record.revision,
         port=payload.port,
+        last_port=payload.port,
         world_size=payload.world_size,
         ranks={**job.ranks, payload.rank: rank},
         variables={
@@ -190,14 +210,18 @@ def _declared(job: Job, record: Record, payload: Declared) -> Job:
             if fired is None
             else replace(fired, spec=spec, declared_by=payload.instance_id)
         )
-    return replace(job, variables=variables, triggers=triggers)
+    return replace(job, revision=record.revision, variables=variables, triggers=triggers)
 
 
 def _changed(job: Job, record: Record, payload: Changed) -> Job:
     variables, triggers, requests = dict(job.variables), dict(job.triggers), job.requests
     for assignment in payload.assignments:
         variables[assignment.variable] = replace(
-            variables[assignment.variable], desired=assignment.new, revision=record.revision, from_change=True
+            variables[assignment.variable],
+            desired=assignment.new,
+            revision=record.revision,
+            from_change=True,
+            taken=False,
         )
     for firing in payload.firings:
         state = triggers[firing.trigger]
@@ -209,10 +233,17 @@ def _changed(job: Job, record: Record, payload: Changed) -> Job:
         while len(remembered) > limits.REQUEST_IDS_PER_JOB:
             del remembered[next(iter(remembered))]
         requests = remembered
-    return replace(job, variables=variables, triggers=triggers, requests=requests)
+    return replace(
+        job,
+        revision=record.revision,
+        changed=record.revision,
+        variables=variables,
+        triggers=triggers,
+        requests=requests,
+    )
 
 
-def _applied(job: Job, payload: Applied) -> Job:
+def _applied(job: Job, record: Record, payload: Applied) -> Job:
     variables, triggers, rank = dict(job.variables), dict(job.triggers), payload.rank
     for outcome in payload.outcomes:
         if outcome.is_trigger:
@@ -225,5 +256,12 @@ def _applied(job: Job, payload: Applied) -> Job:
             if outcome.effective is not None and outcome.status is not ApplyStatus.SUPERSEDED:
                 applied = {**applied, rank: AppliedValue(outcome.effective, payload.change_revision, payload.step)}
             acknowledged = {**variable.acknowledged, rank: payload.change_revision}
-            variables[outcome.target] = replace(variable, applied=applied, acknowledged=acknowledged)
-    return replace(job, variables=variables, triggers=triggers)
+            variables[outcome.target] = replace(
+                variable,
+                applied=applied,
+                acknowledged=acknowledged,
+                taken=variable.taken or payload.change_revision == variable.revision,
+            )
+    held = job.ranks[rank]
+    ranks = {**job.ranks, rank: replace(held, applied_revision=max(held.applied_revision, payload.change_revision))}
+    return replace(job, revision=record.revision, ranks=ranks, variables=variables, triggers=triggers)

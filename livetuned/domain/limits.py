@@ -38,8 +38,41 @@ REQUEST_IDS_PER_JOB = 1_000
 REQUEST_ID_BYTES = 200
 """Longest request id or instance id, in bytes of UTF-8."""
 
-WATCHERS = 2_000
+WATCHERS = 10_000
 """Most watch streams at once, a count."""
+
+CHANGE_STREAMS = 1_000
+"""Most streams of changes (`StreamChanges`) at once, a count."""
+
+CHANGES_IN_FLIGHT = 1_024
+"""Most changes of one stream that wait for their answer, a count; the stream is not read on until one is answered."""
+
+SESSIONS = 20_000
+"""Most open sessions of training processes, a count."""
+
+CHANGES_PER_SECOND = 1_000
+"""Most changes a second of one caller in the long run, by default, in 1/s."""
+
+CHANGES_BURST = 10_000
+"""Most changes of one caller at once after a rest, by default, a count."""
+
+CALLERS = 10_000
+"""How many callers are told apart by their rate, a count; the one silent longest is forgotten first."""
+
+WATCH_STALL_SECONDS = 30.0
+"""How long one message may wait for a watcher that does not read, in seconds; then its watch is closed."""
+
+BOOKMARK_SECONDS = 10.0
+"""How often a watch in whose scope nothing happens is told how far it has come, in seconds."""
+
+PORT_QUARANTINE_SECONDS = 60.0
+"""How long a port that a job released is not given to another, in seconds."""
+
+HISTORY_SCAN = 20_000
+"""Most changes that one call looks at for a filtered page of the history, a count."""
+
+SNAPSHOT_LAG = 20_000
+"""How many of the newest records may be part of no snapshot, a count: what a start has to fold."""
 
 MESSAGE_BYTES = 256 * 1024
 """Largest gRPC message the daemon accepts, in bytes."""

@@ -36,6 +36,8 @@ class Registered:
     resumed: bool
     """True if the run goes on: another rank of it, or a new process that takes up a run that was lost."""
     process: Process
+    token_hash: str = ""
+    """Hash of the secret that opens the session of this registration; "" in records of schema 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class Changed:
     request_id: str
     assignments: tuple[Assignment, ...]
     firings: tuple[Firing, ...]
+    undoes: int = 0
+    """Revision of the change that this one undoes, 0 for none."""
 
 
 class ApplyStatus(Enum):
@@ -118,7 +122,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A program said that it ended."""
+    """The run is over: its program said so, or it was lost and given up."""
 
     failed: bool
     message: str
@@ -133,7 +137,15 @@ class PortMoved:
     previous: int
 
 
-Payload: TypeAlias = Registered | Declared | Changed | Applied | Ended | PortMoved
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The job was forgotten: by request, or because it had ended longer ago than jobs are kept."""
+
+    actor: str
+    reason: str
+
+
+Payload: TypeAlias = Registered | Declared | Changed | Applied | Ended | PortMoved | Removed
 
 
 @dataclass(frozen=True, slots=True)

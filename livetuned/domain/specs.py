@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 from livetuned.domain import limits
@@ -18,6 +18,15 @@ class Scale(Enum):
     UNSPECIFIED = ""
     LINEAR = "linear"
     LOG = "log"
+
+
+class RestartPolicy(Enum):
+    """What a variable begins with when a new process takes up a run that was lost."""
+
+    KEEP = "keep"
+    """The value that was asked for last."""
+    RESET = "reset"
+    """The value its program declares; but a change that no rank had taken still applies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,8 @@ class VariableSpec:
     """The value's unit as a person reads it."""
     doc: str = ""
     """One sentence for whoever is about to change it."""
+    on_restart: RestartPolicy = RestartPolicy.KEEP
+    """What it begins with when a lost run is taken up."""
 
     def check(self, value: Value) -> Value:
         """Brings a value to the variable's type and returns it if it keeps the constraint.
@@ -98,25 +109,13 @@ class VariableSpec:
         maximum = None if self.maximum is None else self._bound("maximum", self.maximum)
         if minimum is not None and maximum is not None and minimum > maximum:  # type: ignore[operator]
             raise self._invalid(f"minimum {shown(minimum)} is above maximum {shown(maximum)}")
-        bounded = VariableSpec(
-            self.name,
-            self.type,
-            self.initial,
-            minimum,
-            maximum,
-            self.choices,
-            self.scale,
-            self.unit,
-            self.doc,
-        )
+        bounded = replace(self, minimum=minimum, maximum=maximum)
         initial = bounded.check(self.initial)
         if self.scale is Scale.LOG:
             lowest = initial if minimum is None else minimum
             if not isinstance(lowest, str) and lowest <= 0:
                 raise self._invalid(f"scale log needs positive numbers, not {shown(lowest)}")
-        return VariableSpec(
-            self.name, self.type, initial, minimum, maximum, self.choices, self.scale, self.unit, self.doc
-        )
+        return replace(bounded, initial=initial)
 
     def _bound(self, label: str, bound: Value) -> Value:
         value = coerce(self.name, self.type, bound)

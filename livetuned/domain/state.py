@@ -1,6 +1,8 @@
-"""The state of all jobs: the fold over the log, from its first record."""
+"""The state of all jobs: the fold over the log, from its first record or from snapshots of the jobs."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from livetuned.domain.job import Job, evolve
 from livetuned.domain.records import Record
@@ -9,24 +11,33 @@ from livetuned.domain.records import Record
 class State:
     """All jobs as of a revision.
 
+    Args:
+        jobs: Snapshots of jobs, each as of its own `Job.revision`.
+        covered: Every record up to this revision is part of the snapshots.
+
     Attributes:
         jobs: By name. The values are immutable; a reader may keep one.
         revision: Revision of the last record folded in, 0 for none.
     """
 
-    def __init__(self) -> None:
-        self.jobs: dict[str, Job] = {}
-        self.revision = 0
+    def __init__(self, jobs: Iterable[Job] = (), covered: int = 0) -> None:
+        self.jobs: dict[str, Job] = {job.name: job for job in jobs}
+        self.revision = covered
 
-    def fold(self, record: Record) -> Job:
-        """Moves the state by one record and returns the job it touched.
+    def fold(self, record: Record) -> None:
+        """Moves the state by one record. A record that the job's snapshot holds already changes nothing.
 
         Raises:
             ValueError: The record is not the next one, or does not follow from the state.
         """
         if record.revision != self.revision + 1:
             raise ValueError(f"record {record.revision} does not follow revision {self.revision}")
-        job = evolve(self.jobs.get(record.job), record)
-        self.jobs[record.job] = job
         self.revision = record.revision
-        return job
+        before = self.jobs.get(record.job)
+        if before is not None and record.revision <= before.revision:
+            return
+        after = evolve(before, record)
+        if after is None:
+            del self.jobs[record.job]
+        else:
+            self.jobs[record.job] = after

@@ -1,14 +1,16 @@
-"""Records as canonical JSON, and the checksum that chains them. Readable with any SQLite shell; exact both ways."""
+"""Records and jobs as canonical JSON, and their checksums. Readable with any SQLite shell; exact both ways.
+
+What an older daemon wrote is read too: fields that came later have the default that the older daemon meant.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from enum import Enum
 from hashlib import blake2b
 from typing import Any
 
+from livetuned.domain.job import AppliedValue, Job, RankState, TriggerState, VariableState
 from livetuned.domain.records import (
     Applied,
     ApplyStatus,
@@ -23,11 +25,16 @@ from livetuned.domain.records import (
     PortMoved,
     Process,
     Registered,
+    Removed,
 )
-from livetuned.domain.specs import Scale, TriggerSpec, VariableSpec
+from livetuned.domain.specs import RestartPolicy, Scale, TriggerSpec, VariableSpec
 from livetuned.domain.values import ValueType
 
 CHECKSUM_BYTES = 16
+
+Raw = dict[str, Any]
+
+_write = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 _KINDS: Mapping[type[Payload], str] = {
     Registered: "registered",
@@ -36,6 +43,7 @@ _KINDS: Mapping[type[Payload], str] = {
     Applied: "applied",
     Ended: "ended",
     PortMoved: "port_moved",
+    Removed: "removed",
 }
 
 
@@ -46,13 +54,7 @@ def kind_of(payload: Payload) -> str:
 
 def encode(payload: Payload) -> str:
     """Returns a payload as canonical JSON: sorted keys, no spaces, floats in their shortest exact form."""
-    return json.dumps(asdict(payload), sort_keys=True, separators=(",", ":"), allow_nan=False, default=_enum_value)
-
-
-def _enum_value(member: object) -> object:
-    if isinstance(member, Enum):
-        return member.value
-    raise TypeError(f"{type(member).__name__} is not stored")
+    return _write(_ENCODERS[type(payload)](payload))
 
 
 def decode(kind: str, text: str) -> Payload:
@@ -63,32 +65,236 @@ def decode(kind: str, text: str) -> Payload:
     """
     try:
         return _DECODERS[kind](json.loads(text))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a record of kind {kind!r}: {error!r}") from error
 
 
-def checksum(previous: bytes, revision: int, time_us: int, job: str, kind: str, text: str) -> bytes:
-    """Returns the checksum of a row, chained to the row before it."""
-    row = json.dumps([revision, time_us, job, kind, text], separators=(",", ":"))
-    return blake2b(previous + row.encode(), digest_size=CHECKSUM_BYTES).digest()
-
-
-def _variable_spec(raw: dict[str, Any]) -> VariableSpec:
-    return VariableSpec(
-        **{
-            **raw,
-            "type": ValueType(raw["type"]),
-            "scale": Scale(raw["scale"]),
-            "choices": tuple(raw["choices"]),
+def encode_job(job: Job) -> str:
+    """Returns a job's state as canonical JSON."""
+    return _write(
+        {
+            "name": job.name,
+            "run": job.run,
+            "port": job.port,
+            "last_port": job.last_port,
+            "world_size": job.world_size,
+            "registered_us": job.registered_us,
+            "run_revision": job.run_revision,
+            "revision": job.revision,
+            "ranks": [_rank_to_raw(rank, state) for rank, state in job.ranks.items()],
+            "variables": [_variable_to_raw(state) for state in job.variables.values()],
+            "triggers": [_trigger_to_raw(state) for state in job.triggers.values()],
+            "requests": list(job.requests.items()),  # pairs: their order counts
+            "changed": job.changed,
+            "ended": None if job.ended is None else _ended_to_raw(job.ended),
+            "ended_us": job.ended_us,
         }
     )
 
 
-def _registered(raw: dict[str, Any]) -> Payload:
+def decode_job(text: str) -> Job:
+    """Reads a job's state.
+
+    Raises:
+        ValueError: Not the JSON that `encode_job` writes.
+    """
+    try:
+        raw = json.loads(text)
+        variables = [_variable(item) for item in raw["variables"]]
+        triggers = [_trigger(item) for item in raw["triggers"]]
+        return Job(
+            **{
+                **raw,
+                "ranks": {item["rank"]: _rank(item) for item in raw["ranks"]},
+                "variables": {state.spec.name: state for state in variables},
+                "triggers": {state.spec.name: state for state in triggers},
+                "requests": dict(raw["requests"]),
+                "ended": None if raw["ended"] is None else Ended(**raw["ended"]),
+            }
+        )
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a job: {error!r}") from error
+
+
+def checksum(previous: bytes, revision: int, time_us: int, job: str, kind: str, subject: int, text: str) -> bytes:
+    """Returns the checksum of a record, chained to the record before it."""
+    row = f"{revision} {time_us} {job} {kind} {subject} {text}"
+    return blake2b(previous + row.encode(), digest_size=CHECKSUM_BYTES).digest()
+
+
+def checksum_of(*texts: str) -> bytes:
+    """Returns the checksum of what stands by itself: a snapshot, a note."""
+    return blake2b("\0".join(texts).encode(), digest_size=CHECKSUM_BYTES).digest()
+
+
+def checksum_v1(previous: bytes, revision: int, time_us: int, job: str, kind: str, text: str) -> bytes:
+    """Returns the checksum of a record in schema 1, for the migration."""
+    row = json.dumps([revision, time_us, job, kind, text], separators=(",", ":"))
+    return blake2b(previous + row.encode(), digest_size=CHECKSUM_BYTES).digest()
+
+
+# -- to JSON --
+
+
+def _spec_to_raw(spec: VariableSpec) -> Raw:
+    return {
+        "name": spec.name,
+        "type": spec.type.value,
+        "initial": spec.initial,
+        "minimum": spec.minimum,
+        "maximum": spec.maximum,
+        "choices": spec.choices,
+        "scale": spec.scale.value,
+        "unit": spec.unit,
+        "doc": spec.doc,
+        "on_restart": spec.on_restart.value,
+    }
+
+
+def _trigger_spec_to_raw(spec: TriggerSpec) -> Raw:
+    return {"name": spec.name, "doc": spec.doc}
+
+
+def _process_to_raw(process: Process) -> Raw:
+    return {
+        "host": process.host,
+        "pid": process.pid,
+        "user": process.user,
+        "command": process.command,
+        "sdk_version": process.sdk_version,
+    }
+
+
+def _registered_to_raw(payload: Registered) -> Raw:
+    return {
+        "run": payload.run,
+        "port": payload.port,
+        "rank": payload.rank,
+        "world_size": payload.world_size,
+        "instance_id": payload.instance_id,
+        "resumed": payload.resumed,
+        "process": _process_to_raw(payload.process),
+        "token_hash": payload.token_hash,
+    }
+
+
+def _declared_to_raw(payload: Declared) -> Raw:
+    return {
+        "instance_id": payload.instance_id,
+        "variables": [{"spec": _spec_to_raw(item.spec), "desired": item.desired} for item in payload.variables],
+        "triggers": [_trigger_spec_to_raw(spec) for spec in payload.triggers],
+    }
+
+
+def _changed_to_raw(payload: Changed) -> Raw:
+    return {
+        "actor": payload.actor,
+        "reason": payload.reason,
+        "request_id": payload.request_id,
+        "assignments": [{"variable": item.variable, "old": item.old, "new": item.new} for item in payload.assignments],
+        "firings": [{"trigger": item.trigger, "number": item.number} for item in payload.firings],
+        "undoes": payload.undoes,
+    }
+
+
+def _applied_to_raw(payload: Applied) -> Raw:
+    return {
+        "change_revision": payload.change_revision,
+        "rank": payload.rank,
+        "step": payload.step,
+        "outcomes": [
+            {
+                "target": item.target,
+                "is_trigger": item.is_trigger,
+                "status": item.status.value,
+                "effective": item.effective,
+                "reason": item.reason,
+            }
+            for item in payload.outcomes
+        ],
+    }
+
+
+def _ended_to_raw(payload: Ended) -> Raw:
+    return {"failed": payload.failed, "message": payload.message, "step": payload.step}
+
+
+def _port_moved_to_raw(payload: PortMoved) -> Raw:
+    return {"port": payload.port, "previous": payload.previous}
+
+
+def _removed_to_raw(payload: Removed) -> Raw:
+    return {"actor": payload.actor, "reason": payload.reason}
+
+
+_ENCODERS: Mapping[type[Payload], Callable[[Any], Raw]] = {
+    Registered: _registered_to_raw,
+    Declared: _declared_to_raw,
+    Changed: _changed_to_raw,
+    Applied: _applied_to_raw,
+    Ended: _ended_to_raw,
+    PortMoved: _port_moved_to_raw,
+    Removed: _removed_to_raw,
+}
+
+
+def _rank_to_raw(rank: int, state: RankState) -> Raw:
+    return {
+        "rank": rank,
+        "instance_id": state.instance_id,
+        "process": _process_to_raw(state.process),
+        "revision": state.revision,
+        "token_hash": state.token_hash,
+        "applied_revision": state.applied_revision,
+    }
+
+
+def _variable_to_raw(state: VariableState) -> Raw:
+    return {
+        "spec": _spec_to_raw(state.spec),
+        "declared_by": state.declared_by,
+        "desired": state.desired,
+        "revision": state.revision,
+        "from_change": state.from_change,
+        "taken": state.taken,
+        "applied": [(rank, item.value, item.revision, item.step) for rank, item in state.applied.items()],
+        "acknowledged": list(state.acknowledged.items()),
+    }
+
+
+def _trigger_to_raw(state: TriggerState) -> Raw:
+    return {
+        "spec": _trigger_spec_to_raw(state.spec),
+        "declared_by": state.declared_by,
+        "fired": state.fired,
+        "revision": state.revision,
+        "pending": state.pending,
+    }
+
+
+# -- from JSON --
+
+
+def _variable_spec(raw: Raw) -> VariableSpec:
+    return VariableSpec(
+        raw["name"],
+        ValueType(raw["type"]),
+        raw["initial"],
+        raw["minimum"],
+        raw["maximum"],
+        tuple(raw["choices"]),
+        Scale(raw["scale"]),
+        raw["unit"],
+        raw["doc"],
+        RestartPolicy(raw.get("on_restart", "keep")),
+    )
+
+
+def _registered(raw: Raw) -> Payload:
     return Registered(**{**raw, "process": Process(**raw["process"])})
 
 
-def _declared(raw: dict[str, Any]) -> Payload:
+def _declared(raw: Raw) -> Payload:
     return Declared(
         raw["instance_id"],
         tuple(DeclaredVariable(_variable_spec(item["spec"]), item["desired"]) for item in raw["variables"]),
@@ -96,26 +302,64 @@ def _declared(raw: dict[str, Any]) -> Payload:
     )
 
 
-def _changed(raw: dict[str, Any]) -> Payload:
+def _changed(raw: Raw) -> Payload:
     return Changed(
         raw["actor"],
         raw["reason"],
         raw["request_id"],
-        tuple(Assignment(**item) for item in raw["assignments"]),
-        tuple(Firing(**item) for item in raw["firings"]),
+        tuple(Assignment(item["variable"], item["old"], item["new"]) for item in raw["assignments"]),
+        tuple(Firing(item["trigger"], item["number"]) for item in raw["firings"]),
+        raw.get("undoes", 0),
     )
 
 
-def _applied(raw: dict[str, Any]) -> Payload:
-    outcomes = tuple(Outcome(**{**item, "status": ApplyStatus(item["status"])}) for item in raw["outcomes"])
-    return Applied(**{**raw, "outcomes": outcomes})
+def _applied(raw: Raw) -> Payload:
+    outcomes = tuple(
+        Outcome(item["target"], item["is_trigger"], ApplyStatus(item["status"]), item["effective"], item["reason"])
+        for item in raw["outcomes"]
+    )
+    return Applied(raw["change_revision"], raw["rank"], raw["step"], outcomes)
 
 
-_DECODERS: Mapping[str, Callable[[dict[str, Any]], Payload]] = {
+_DECODERS: Mapping[str, Callable[[Raw], Payload]] = {
     "registered": _registered,
     "declared": _declared,
     "changed": _changed,
     "applied": _applied,
     "ended": lambda raw: Ended(**raw),
     "port_moved": lambda raw: PortMoved(**raw),
+    "removed": lambda raw: Removed(**raw),
 }
+
+
+def _rank(raw: Raw) -> RankState:
+    return RankState(
+        raw["instance_id"],
+        Process(**raw["process"]),
+        raw["revision"],
+        raw["token_hash"],
+        raw["applied_revision"],
+    )
+
+
+def _variable(raw: Raw) -> VariableState:
+    return VariableState(
+        _variable_spec(raw["spec"]),
+        raw["declared_by"],
+        raw["desired"],
+        raw["revision"],
+        raw["from_change"],
+        raw["taken"],
+        {rank: AppliedValue(value, revision, step) for rank, value, revision, step in raw["applied"]},
+        dict(raw["acknowledged"]),
+    )
+
+
+def _trigger(raw: Raw) -> TriggerState:
+    return TriggerState(
+        TriggerSpec(**raw["spec"]),
+        raw["declared_by"],
+        raw["fired"],
+        raw["revision"],
+        tuple(raw["pending"]),
+    )

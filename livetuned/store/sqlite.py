@@ -1,58 +1,44 @@
-"""The embedded store: one SQLite file, one connection, one thread that uses it. The only place with SQL."""
+"""The embedded store: one SQLite file, one connection, one thread that uses it. SQL is here and in `schema` only."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from livetuned.domain.records import Applied, Draft, Record
-from livetuned.store import codec
+from livetuned.domain.job import Job
+from livetuned.domain.records import Applied, Changed, Draft, Record
+from livetuned.store import codec, schema
+from livetuned.store.headmark import HeadMark
 from livetuned.store.interface import (
+    CompactedError,
+    Loaded,
     Store,
     StoreDamagedError,
     StoreFailedError,
     StoreFullError,
-    StoreLockedError,
-    StoreOpenError,
 )
 
 T = TypeVar("T")
+_Row = tuple[int, int, str, str, int, str, bytes, bytes | None]
+"""A line of the log, and the checksum of the line before it, if that is there."""
 
-APPLICATION_ID = 0x4C54554E
-"""Marks the file as ours ("LTUN" in the SQLite header)."""
-
-SCHEMA_VERSION = 1
+VERIFIED_AT_OPEN = 50_000
+"""How many of the newest records are checked before a store is served, a count; `verify` looks at the older ones."""
 
 _PAGE = 1_000
+_WINDOW = 2_000
+"""Most records that one turn of the thread looks at, a count: commits wait for it."""
 
-# SQLite's own words (sqlite3ErrStr): Python tells the codes from 3.11 on only.
-_FULL = "database or disk is full"
-_LOCKED = "database is locked"
-
-_SCHEMA = f"""
-BEGIN;
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE log (
-    revision INTEGER PRIMARY KEY,
-    time_us  INTEGER NOT NULL,
-    job      TEXT NOT NULL,
-    kind     TEXT NOT NULL,
-    subject  INTEGER NOT NULL, -- of an acknowledgement: the change's revision; else 0
-    payload  TEXT NOT NULL,
-    checksum BLOB NOT NULL
-) STRICT;
-CREATE INDEX log_by_job ON log (job, revision);
-CREATE INDEX log_changes ON log (job, revision) WHERE kind = 'changed';
-CREATE INDEX log_applies ON log (job, subject) WHERE kind = 'applied';
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
+_LINES = (
+    "SELECT l.revision, l.time_us, l.job, l.kind, l.subject, l.payload, l.checksum, p.checksum "
+    "FROM log l LEFT JOIN log p ON p.revision = l.revision - 1 "
+)
 
 
 class SqliteStore(Store):
@@ -64,26 +50,100 @@ class SqliteStore(Store):
     Args:
         path: The file; created, with mode 0600, if it does not exist. Its folder must exist.
         fsync: False gives up durability. Only for benchmarks that measure what fsync costs.
+        verified_at_open: How many of the newest records are checked now.
 
     Raises:
         StoreLockedError: Another daemon holds the file.
         StoreOpenError: Not a file of ours, of a newer schema, or not accessible.
-        StoreDamagedError: The last record does not keep its checksum, or can't be read.
+        StoreDamagedError: What was looked at is not what was written, or what was acknowledged is missing.
     """
 
-    def __init__(self, path: Path, *, fsync: bool = True) -> None:
+    def __init__(self, path: Path, *, fsync: bool = True, verified_at_open: int = VERIFIED_AT_OPEN) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._followers: list[asyncio.Queue[list[Record]]] = []
         self._closed = self._failed = False
+        self._last_change: dict[str, int] = {}
+        self._mark = HeadMark(path)
         try:
-            self._connection = self._thread.submit(_open, path, fsync).result()
-            self._store_id, self._head, self._last_checksum = self._thread.submit(_recover, self._connection).result()
-            # The thread's own count: it may be ahead of `_head`, which the event loop moves when it learns of a commit.
-            self._written = self._head
+            self._connection = self._thread.submit(schema.connect, path, fsync=fsync).result()
+            try:
+                self._thread.submit(self._recover, verified_at_open).result()
+            except BaseException:
+                self._thread.submit(self._connection.close).result()
+                raise
         except BaseException:
             self._thread.shutdown()
             raise
+
+    # -- opening --
+
+    def _recover(self, verified_at_open: int) -> None:
+        """Reads where the store stands, and checks the end of the log and everything that stands for its beginning."""
+        try:
+            self._store_id = self._meta("store_id")
+            revision, checksum = self._meta("origin").split()
+            self._origin, self._origin_checksum = int(revision), bytes.fromhex(checksum)
+            self._covered = int(self._meta("covered"))
+            rows = self._connection.execute("SELECT job, checksum FROM snapshots").fetchall()
+            self._snapshots = dict(rows)
+            if schema.snapshots_digest(self._snapshots) != self._meta("snapshots"):
+                raise ValueError("a snapshot is missing, or one too many")
+            (last,) = self._connection.execute("SELECT max(revision) FROM log").fetchone()
+            # The thread's own count: it may be ahead of `_head`, which the event loop moves when it learns of a commit.
+            self._head = self._written = self._origin if last is None else last
+            self._verified = max(self._origin, min(self._covered, self._head - verified_at_open))
+            if self._covered > self._head:
+                raise ValueError(f"records up to {self._covered} were stored, the last one found is {self._head}")
+            self._check_range(self._verified, self._head)
+            self._last_checksum = self._checksum_at(self._head)
+        except (sqlite3.Error, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise StoreDamagedError(f"{self._path}: {error}") from error
+        acknowledged = self._mark.read(self._store_id)
+        if acknowledged > self._head:
+            raise StoreDamagedError(
+                f"{self._path}: records up to {acknowledged} were acknowledged, the last one found is {self._head}"
+            )
+        self._mark.write(self._store_id, self._head)
+
+    def _meta(self, key: str) -> str:
+        value = schema.get_meta(self._connection, key)
+        if value is None:
+            raise ValueError(f"meta line {key!r} is missing")
+        return value
+
+    def _checksum_at(self, revision: int) -> bytes:
+        if revision == self._origin:
+            return self._origin_checksum
+        row = self._connection.execute("SELECT checksum FROM log WHERE revision = ?", (revision,)).fetchone()
+        if row is None or not isinstance(row[0], bytes):
+            raise ValueError(f"record {revision} is missing")
+        return row[0]
+
+    def _check_range(self, after: int, last: int) -> None:
+        """Checks that the records after one, up to another, are all there, intact, and found by the indexes.
+
+        Raises:
+            ValueError: They are not.
+        """
+        previous, expected = self._checksum_at(after), after
+        rows = self._connection.execute(
+            "SELECT revision, time_us, job, kind, subject, payload, checksum FROM log "
+            "WHERE revision > ? AND revision <= ? ORDER BY revision",
+            (after, last),
+        )
+        for revision, time_us, job, kind, subject, payload, checksum in rows:
+            expected += 1
+            previous = codec.checksum(previous, revision, time_us, job, kind, subject, payload)
+            if revision != expected or checksum != previous:
+                raise ValueError(f"record {expected} is missing or does not keep its checksum")
+            index = _INDEXES.get(kind)
+            if index and not self._connection.execute(index, (job, subject, revision)).fetchone():
+                raise ValueError(f"record {revision} is missing in the index of its kind, {kind!r}")
+        if expected != last:
+            raise ValueError(f"record {expected + 1} is missing")
+
+    # -- where it stands --
 
     @property
     def store_id(self) -> str:
@@ -93,11 +153,26 @@ class SqliteStore(Store):
     def head(self) -> int:
         return self._head
 
+    @property
+    def compacted(self) -> int:
+        return self._origin
+
+    @property
+    def verified(self) -> int:
+        return self._verified
+
+    @property
+    def size_bytes(self) -> int:
+        files = (self._path, self._path.with_name(self._path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    # -- writing --
+
     async def append(self, drafts: Sequence[Draft]) -> list[Record]:
-        if self._failed:
-            raise StoreFailedError(f"{self._path} failed earlier and must be opened anew")
+        if not drafts:
+            return []
         records = await self._call(lambda: self._append(drafts))
-        self._head = records[-1].revision if records else self._head
+        self._head = records[-1].revision
         for follower in self._followers:
             follower.put_nowait(records)
         return records
@@ -105,37 +180,127 @@ class SqliteStore(Store):
     def _append(self, drafts: Sequence[Draft]) -> list[Record]:
         records, rows = [], []
         revision, last = self._written, self._last_checksum
+        changed: dict[str, int] = {}
         for draft in drafts:
             revision += 1
-            payload = draft.payload
-            kind, text = codec.kind_of(payload), codec.encode(payload)
-            last = codec.checksum(last, revision, draft.time_us, draft.job, kind, text)
-            subject = payload.change_revision if isinstance(payload, Applied) else 0
-            rows.append((revision, draft.time_us, draft.job, kind, subject, text, last))
-            records.append(Record(revision, draft.time_us, draft.job, payload))
-        cursor = self._connection.cursor()
+            payload, job = draft.payload, draft.job
+            kind, text, subject = codec.kind_of(payload), codec.encode(payload), 0
+            if isinstance(payload, Applied):
+                subject = payload.change_revision
+            elif isinstance(payload, Changed):
+                subject = changed[job] if job in changed else self._change_before(job)
+                changed[job] = revision
+            last = codec.checksum(last, revision, draft.time_us, job, kind, subject, text)
+            rows.append((revision, draft.time_us, job, kind, subject, text, last))
+            records.append(Record(revision, draft.time_us, job, payload))
+        self._transact(lambda: self._connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)", rows))
+        self._written, self._last_checksum = revision, last
+        self._last_change.update(changed)
+        self._mark.write(self._store_id, revision)
+        return records
+
+    def _change_before(self, job: str) -> int:
+        known = self._last_change.get(job)
+        if known is None:
+            sql = "SELECT max(revision) FROM log WHERE kind = 'changed' AND job = ?"
+            known = self._last_change[job] = self._connection.execute(sql, (job,)).fetchone()[0] or 0
+        return known
+
+    def _transact(self, work: Callable[[], object]) -> None:
+        """Does something in a transaction of its own: all of it or, if it raises, nothing."""
+        if self._failed:
+            raise StoreFailedError(f"{self._path} failed earlier and must be opened anew")
         try:
-            cursor.execute("BEGIN IMMEDIATE")
-            cursor.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            cursor.execute("COMMIT")
+            self._connection.execute("BEGIN IMMEDIATE")
+            work()
+            self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back(error)
-        self._written, self._last_checksum = revision, last
-        return records
 
     def _roll_back(self, error: sqlite3.Error) -> None:
         # A full disk is clean: SQLite rolls back, and the next commit may succeed. After anything else, a failed fsync
         # above all, what is on disk is unknown until the file is opened and verified anew.
-        full = _FULL in str(error)
+        full = schema.FULL in str(error)
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error:
             full = False
         if full:
-            raise StoreFullError(f"{self._path}: no room for more records ({error})") from error
+            raise StoreFullError(f"{self._path}: no room to write ({error})") from error
         self._failed = True
         raise StoreFailedError(f"{self._path}: commit failed ({error})") from error
+
+    async def save(self, jobs: Sequence[Job], removed: Sequence[str], covered: int) -> None:
+        await self._call(lambda: self._save(jobs, removed, covered))
+
+    def _save(self, jobs: Sequence[Job], removed: Sequence[str], covered: int) -> None:
+        rows = []
+        for job in jobs:
+            text = codec.encode_job(job)
+            rows.append((job.name, job.revision, text, codec.checksum_of(job.name, str(job.revision), text)))
+        snapshots = {name: checksum for name, checksum in self._snapshots.items() if name not in removed}
+        snapshots.update((name, checksum) for name, _, _, checksum in rows)
+
+        def write() -> None:
+            self._connection.executemany("DELETE FROM snapshots WHERE job = ?", [(name,) for name in removed])
+            self._connection.executemany("REPLACE INTO snapshots VALUES (?, ?, ?, ?)", rows)
+            schema.put_meta(self._connection, "snapshots", schema.snapshots_digest(snapshots))
+            schema.put_meta(self._connection, "covered", str(covered))
+
+        self._transact(write)
+        self._snapshots, self._covered = snapshots, covered
+
+    async def compact(self, through: int) -> None:
+        if not 0 <= through <= self._covered:
+            raise ValueError(f"revision {through} is not covered by snapshots: they cover {self._covered}")
+        while self._origin < through:
+            target = min(self._origin + _WINDOW, through)
+            await self._call(partial(self._compact, target))
+
+    def _compact(self, through: int) -> None:
+        try:
+            checksum = self._checksum_at(through)
+        except ValueError as error:
+            raise StoreDamagedError(f"{self._path}: {error}") from error
+
+        def write() -> None:
+            self._connection.execute("DELETE FROM log WHERE revision <= ?", (through,))
+            schema.put_meta(self._connection, "origin", schema.origin_text(through, checksum))
+
+        self._transact(write)
+        self._origin, self._origin_checksum = through, checksum
+
+    async def put_note(self, key: str, text: str) -> None:
+        await self._call(lambda: self._transact(lambda: schema.put_meta(self._connection, f"note {key}", text)))
+
+    # -- reading --
+
+    async def note(self, key: str) -> str:
+        return await self._reading(lambda: schema.get_meta(self._connection, f"note {key}") or "")
+
+    async def load(self) -> Loaded:
+        return await self._reading(self._load)
+
+    def _load(self) -> Loaded:
+        jobs = []
+        for name, revision, text, checksum in self._connection.execute("SELECT * FROM snapshots ORDER BY job"):
+            if checksum != codec.checksum_of(name, str(revision), text) or self._snapshots.get(name) != checksum:
+                raise ValueError(f"the snapshot of job {name!r} does not keep its checksum")
+            jobs.append(codec.decode_job(text))
+        if len(jobs) != len(self._snapshots):
+            raise ValueError("a snapshot is missing")
+        return Loaded(jobs, self._covered)
+
+    async def verify(self, after: int, limit: int) -> int:
+        def check() -> int:
+            # What was compacted meanwhile need not be looked at.
+            first = max(after, self._origin)
+            last = min(first + limit, self._written)
+            self._check_range(first, last)
+            return last
+
+        return await self._reading(check)
 
     async def follow(self, after: int) -> AsyncIterator[list[Record]]:
         queue: asyncio.Queue[list[Record]] = asyncio.Queue()
@@ -147,7 +312,9 @@ class SqliteStore(Store):
                 after = page[-1].revision
                 yield page
             while True:
-                batch = [record for record in await queue.get() if record.revision > after]
+                batch = await queue.get()
+                if batch[0].revision <= after:
+                    batch = [record for record in batch if record.revision > after]
                 if batch:
                     after = batch[-1].revision
                     yield batch
@@ -155,110 +322,99 @@ class SqliteStore(Store):
             self._followers.remove(queue)
 
     async def read(self, after: int, limit: int, job: str = "") -> list[Record]:
-        if job:
-            sql = "SELECT * FROM log WHERE job = ? AND revision > ? ORDER BY revision LIMIT ?"
-            return await self._select(sql, (job, after, limit))
-        return await self._select("SELECT * FROM log WHERE revision > ? ORDER BY revision LIMIT ?", (after, limit))
+        found: list[Record] = []
+        while len(found) < limit:
+            window = min(limit, _WINDOW) if not job else _WINDOW
+            records, after, more = await self._reading(
+                lambda after=after, window=window: self._read(after, window, job)
+            )  # type: ignore[misc]
+            found += records
+            if not more:
+                break
+        return found[:limit]
+
+    def _read(self, after: int, window: int, job: str) -> tuple[list[Record], int, bool]:
+        """Returns the job's records in a window of the log, the window's last revision, and whether more follow it.
+
+        The window is read whole and each record of it checked: an index could leave one out unnoticed.
+        """
+        if after < self._origin:
+            raise CompactedError(f"records up to {self._origin} are not kept any more")
+        last = min(after + window, self._written)
+        rows: list[_Row] = self._connection.execute(
+            _LINES + "WHERE l.revision > ? AND l.revision <= ? ORDER BY l.revision", (after, last)
+        ).fetchall()
+        if [row[0] for row in rows] != list(range(after + 1, max(after, last) + 1)):
+            raise ValueError(f"a record between {after + 1} and {last} is missing")
+        return self._records(rows, job), max(after, last), last < self._written
 
     async def changes(self, job: str, before: int, limit: int) -> list[Record]:
-        newest_first = await self._select(
-            "SELECT * FROM log WHERE job = ? AND kind = 'changed' AND revision < ? ORDER BY revision DESC LIMIT ?",
+        if job:
+            return await self._reading(lambda: self._changes(job, before, limit))
+        found: list[Record] = []
+        end = min(before - 1, self._written)
+        while len(found) < limit and end > self._origin:
+            after = max(self._origin, end - _WINDOW)
+            records, _, _ = await self._reading(partial(self._read, after, end - after, ""))
+            found = [record for record in records if isinstance(record.payload, Changed)] + found
+            end = after
+        return found[-limit:]
+
+    def _changes(self, job: str, before: int, limit: int) -> list[Record]:
+        rows: list[_Row] = self._connection.execute(
+            _LINES + "WHERE l.job = ? AND l.kind = 'changed' AND l.revision < ? ORDER BY l.revision DESC LIMIT ?",
             (job, before, limit),
-        )
-        return newest_first[::-1]
+        ).fetchall()[::-1]
+        for row, following in pairwise(rows):
+            if following[4] != row[0]:
+                raise ValueError(f"change {following[4]} of job {job!r} is missing")
+        if rows and len(rows) < limit and rows[0][4] > self._origin:
+            raise ValueError(f"change {rows[0][4]} of job {job!r} is missing")
+        return self._records(rows, job)
 
     async def applies(self, job: str, first: int, last: int) -> list[Record]:
-        return await self._select(
-            "SELECT * FROM log WHERE kind = 'applied' AND job = ? AND subject BETWEEN ? AND ? ORDER BY revision",
-            (job, first, last),
+        sql = _LINES + "WHERE l.kind = 'applied' AND l.job = ? AND l.subject BETWEEN ? AND ? ORDER BY l.revision"
+        return await self._reading(
+            lambda: self._records(self._connection.execute(sql, (job, first, last)).fetchall(), job)
         )
 
-    async def _select(self, sql: str, parameters: tuple[object, ...]) -> list[Record]:
-        return await self._call(lambda: _records(self._connection.execute(sql, parameters).fetchall(), self._path))
+    def _records(self, rows: Iterable[_Row], job: str) -> list[Record]:
+        """Checks lines of the log and returns those of one job, or (``""``) all, as records."""
+        records = []
+        for revision, time_us, row_job, kind, subject, text, checksum, chained_to in rows:
+            previous = self._origin_checksum if revision == self._origin + 1 else chained_to
+            if previous is None or checksum != codec.checksum(
+                previous, revision, time_us, row_job, kind, subject, text
+            ):
+                raise ValueError(f"record {revision} does not keep its checksum")
+            if not job or row_job == job:
+                records.append(Record(revision, time_us, row_job, codec.decode(kind, text)))
+        return records
+
+    async def _reading(self, work: Callable[[], T]) -> T:
+        def read() -> T:
+            try:
+                return work()
+            except (sqlite3.DatabaseError, ValueError, TypeError, AttributeError, OverflowError) as error:
+                raise StoreDamagedError(f"{self._path}: {error}") from error
+
+        return await self._call(read)
 
     async def _call(self, work: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except sqlite3.DatabaseError as error:
-            raise StoreDamagedError(f"{self._path}: {error}") from error
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+            await self._call(self._connection.close)
             self._thread.shutdown()
+            self._mark.close()
 
 
-def _open(path: Path, fsync: bool) -> sqlite3.Connection:
-    connection: sqlite3.Connection | None = None
-    try:
-        # SQLite gives its -wal and -shm files the mode of the main file.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA mmap_size = 0")
-        # Before anything is written: what is not ours must stay as it is.
-        empty = _check_schema(connection, path)
-        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-            raise StoreOpenError(f"{path}: this file system does not allow SQLite's write-ahead log")
-        connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'OFF'}")
-        # WAL takes its lock with the first transaction.
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("COMMIT")
-        if empty:
-            _create_schema(connection)
-    except (OSError, sqlite3.Error, StoreOpenError) as error:
-        if connection is not None:
-            connection.close()
-        if isinstance(error, StoreOpenError):
-            raise
-        if _LOCKED in str(error):
-            raise StoreLockedError(f"{path} is in use by another livetuned") from error
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise StoreOpenError(f"{path} can't be opened as a store: {reason}") from error
-    return connection
-
-
-def _create_schema(connection: sqlite3.Connection) -> None:
-    connection.executescript(_SCHEMA)
-    connection.execute("INSERT INTO meta VALUES ('store_id', ?)", (secrets.token_hex(16),))
-    connection.execute("COMMIT")
-
-
-def _check_schema(connection: sqlite3.Connection, path: Path) -> bool:
-    """Returns whether the file is empty, to become a store."""
-    if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-        return True
-    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise StoreOpenError(f"{path} is a SQLite database, but not one of livetuned")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
-        raise StoreOpenError(f"{path} has schema version {version}; this livetuned knows version {SCHEMA_VERSION}")
-    return False
-
-
-def _recover(connection: sqlite3.Connection) -> tuple[str, int, bytes]:
-    """Verifies the whole chain and returns store id, head and last checksum."""
-    path = Path(connection.execute("PRAGMA database_list").fetchone()[2])
-    try:
-        (store_id,) = connection.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()
-        revision, last = 0, bytes.fromhex(store_id)
-        rows = connection.execute("SELECT revision, time_us, job, kind, payload, checksum FROM log ORDER BY revision")
-        for row_revision, time_us, job, kind, payload, stored in rows:
-            revision += 1
-            last = codec.checksum(last, revision, time_us, job, kind, payload)
-            if row_revision != revision or stored != last:
-                raise StoreDamagedError(f"{path}: record {revision} is missing or does not keep its checksum")
-    except (sqlite3.Error, TypeError, ValueError) as error:
-        raise StoreDamagedError(f"{path}: {error}") from error
-    return store_id, revision, last
-
-
-def _records(rows: list[tuple[int, int, str, str, int, str, bytes]], path: Path) -> list[Record]:
-    try:
-        return [
-            Record(revision, time_us, job, codec.decode(kind, text))
-            for revision, time_us, job, kind, _, text, _ in rows
-        ]
-    except ValueError as error:
-        raise StoreDamagedError(f"{path}: {error}") from error
+_INDEXES = {
+    "changed": "SELECT 1 FROM log INDEXED BY log_changes "
+    "WHERE kind = 'changed' AND job = ?1 AND revision = ?3 AND ?2 >= 0",
+    "applied": "SELECT 1 FROM log INDEXED BY log_applies "
+    "WHERE kind = 'applied' AND job = ?1 AND subject = ?2 AND revision = ?3",
+}
+"""Finds a record of a kind by its index alone."""

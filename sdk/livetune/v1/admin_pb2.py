@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17livetune/v1/admin.proto\x12\x0blivetune.v1\"\x0f\n\rBackupRequest\"\xa5\x01\n\x0e\x42\x61\x63kupResponse\x12)\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x18.livetune.v1.BackupBeginH\x00\x12\x31\n\tsnapshots\x18\x02 \x01(\x0b\x32\x1c.livetune.v1.BackupSnapshotsH\x00\x12-\n\x07records\x18\x03 \x01(\x0b\x32\x1a.livetune.v1.BackupRecordsH\x00\x42\x06\n\x04item\"\x83\x01\n\x0b\x42\x61\x63kupBegin\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x1a\n\x12\x63ompacted_revision\x18\x03 \x01(\x03\x12\x1a\n\x12\x63ompacted_checksum\x18\x04 \x01(\x0c\x12\x18\n\x10\x63overed_revision\x18\x05 \x01(\x03\"A\n\x0f\x42\x61\x63kupSnapshots\x12.\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1b.livetune.v1.StoredSnapshot\";\n\rBackupRecords\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.livetune.v1.StoredRecord\"C\n\x0eStoredSnapshot\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0f\n\x07payload\x18\x03 \x01(\t\"r\n\x0cStoredRecord\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0f\n\x07time_us\x18\x02 \x01(\x03\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\x0c\x32S\n\x0c\x41\x64minService\x12\x43\n\x06\x42\x61\x63kup\x12\x1a.livetune.v1.BackupRequest\x1a\x1b.livetune.v1.BackupResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17livetune/v1/admin.proto\x12\x0blivetune.v1\"\x0f\n\rBackupRequest\"\x9b\x01\n\x0e\x42\x61\x63kupResponse\x12)\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x18.livetune.v1.BackupBeginH\x00\x12\'\n\x04jobs\x18\x02 \x01(\x0b\x32\x17.livetune.v1.BackupJobsH\x00\x12-\n\x07records\x18\x03 \x01(\x0b\x32\x1a.livetune.v1.BackupRecordsH\x00\x42\x06\n\x04item\"M\n\x0b\x42\x61\x63kupBegin\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x1a\n\x12\x63ompacted_revision\x18\x03 \x01(\x03\"\x1e\n\nBackupJobs\x12\x10\n\x08payloads\x18\x01 \x03(\t\";\n\rBackupRecords\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.livetune.v1.StoredRecord\"`\n\x0cStoredRecord\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0f\n\x07time_us\x18\x02 \x01(\x03\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\t2S\n\x0c\x41\x64minService\x12\x43\n\x06\x42\x61\x63kup\x12\x1a.livetune.v1.BackupRequest\x1a\x1b.livetune.v1.BackupResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BACKUPREQUEST']._serialized_start=40
   _globals['_BACKUPREQUEST']._serialized_end=55
   _globals['_BACKUPRESPONSE']._serialized_start=58
-  _globals['_BACKUPRESPONSE']._serialized_end=223
-  _globals['_BACKUPBEGIN']._serialized_start=226
-  _globals['_BACKUPBEGIN']._serialized_end=357
-  _globals['_BACKUPSNAPSHOTS']._serialized_start=359
-  _globals['_BACKUPSNAPSHOTS']._serialized_end=424
-  _globals['_BACKUPRECORDS']._serialized_start=426
-  _globals['_BACKUPRECORDS']._serialized_end=485
-  _globals['_STOREDSNAPSHOT']._serialized_start=487
-  _globals['_STOREDSNAPSHOT']._serialized_end=554
-  _globals['_STOREDRECORD']._serialized_start=556
-  _globals['_STOREDRECORD']._serialized_end=670
-  _globals['_ADMINSERVICE']._serialized_start=672
-  _globals['_ADMINSERVICE']._serialized_end=755
+  _globals['_BACKUPRESPONSE']._serialized_end=213
+  _globals['_BACKUPBEGIN']._serialized_start=215
+  _globals['_BACKUPBEGIN']._serialized_end=292
+  _globals['_BACKUPJOBS']._serialized_start=294
+  _globals['_BACKUPJOBS']._serialized_end=324
+  _globals['_BACKUPRECORDS']._serialized_start=326
+  _globals['_BACKUPRECORDS']._serialized_end=385
+  _globals['_STOREDRECORD']._serialized_start=387
+  _globals['_STOREDRECORD']._serialized_end=483
+  _globals['_ADMINSERVICE']._serialized_start=485
+  _globals['_ADMINSERVICE']._serialized_end=568
 # @@protoc_insertion_point(module_scope)

@@ -24,29 +24,29 @@ global___BackupRequest = BackupRequest
 
 @typing.final
 class BackupResponse(google.protobuf.message.Message):
-    """First `begin`, then snapshots, then records in the order of revisions up to `begin.revision`."""
+    """First `begin`, then the jobs, then records in the order of revisions up to `begin.revision`."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     BEGIN_FIELD_NUMBER: builtins.int
-    SNAPSHOTS_FIELD_NUMBER: builtins.int
+    JOBS_FIELD_NUMBER: builtins.int
     RECORDS_FIELD_NUMBER: builtins.int
     @property
     def begin(self) -> global___BackupBegin: ...
     @property
-    def snapshots(self) -> global___BackupSnapshots: ...
+    def jobs(self) -> global___BackupJobs: ...
     @property
     def records(self) -> global___BackupRecords: ...
     def __init__(
         self,
         *,
         begin: global___BackupBegin | None = ...,
-        snapshots: global___BackupSnapshots | None = ...,
+        jobs: global___BackupJobs | None = ...,
         records: global___BackupRecords | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["begin", b"begin", "item", b"item", "records", b"records", "snapshots", b"snapshots"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["begin", b"begin", "item", b"item", "records", b"records", "snapshots", b"snapshots"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["item", b"item"]) -> typing.Literal["begin", "snapshots", "records"] | None: ...
+    def HasField(self, field_name: typing.Literal["begin", b"begin", "item", b"item", "jobs", b"jobs", "records", b"records"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["begin", b"begin", "item", b"item", "jobs", b"jobs", "records", b"records"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["item", b"item"]) -> typing.Literal["begin", "jobs", "records"] | None: ...
 
 global___BackupResponse = BackupResponse
 
@@ -57,45 +57,40 @@ class BackupBegin(google.protobuf.message.Message):
     STORE_ID_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     COMPACTED_REVISION_FIELD_NUMBER: builtins.int
-    COMPACTED_CHECKSUM_FIELD_NUMBER: builtins.int
-    COVERED_REVISION_FIELD_NUMBER: builtins.int
     store_id: builtins.str
+    """The store that is copied."""
     revision: builtins.int
-    """The store's last revision: the copy ends with it."""
+    """Its last revision: the copy ends with it."""
     compacted_revision: builtins.int
-    """Records up to this revision were compacted away."""
-    compacted_checksum: builtins.bytes
-    """Checksum of the last record compacted away: the first record kept is chained to it."""
-    covered_revision: builtins.int
-    """Every record up to this revision is part of a snapshot."""
+    """Records up to this revision were compacted away; the records of the copy begin after it."""
     def __init__(
         self,
         *,
         store_id: builtins.str = ...,
         revision: builtins.int = ...,
         compacted_revision: builtins.int = ...,
-        compacted_checksum: builtins.bytes = ...,
-        covered_revision: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compacted_checksum", b"compacted_checksum", "compacted_revision", b"compacted_revision", "covered_revision", b"covered_revision", "revision", b"revision", "store_id", b"store_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compacted_revision", b"compacted_revision", "revision", b"revision", "store_id", b"store_id"]) -> None: ...
 
 global___BackupBegin = BackupBegin
 
 @typing.final
-class BackupSnapshots(google.protobuf.message.Message):
+class BackupJobs(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    SNAPSHOTS_FIELD_NUMBER: builtins.int
+    PAYLOADS_FIELD_NUMBER: builtins.int
     @property
-    def snapshots(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StoredSnapshot]: ...
+    def payloads(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Jobs as the store writes them: JSON, as of `begin.revision`."""
+
     def __init__(
         self,
         *,
-        snapshots: collections.abc.Iterable[global___StoredSnapshot] | None = ...,
+        payloads: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["snapshots", b"snapshots"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["payloads", b"payloads"]) -> None: ...
 
-global___BackupSnapshots = BackupSnapshots
+global___BackupJobs = BackupJobs
 
 @typing.final
 class BackupRecords(google.protobuf.message.Message):
@@ -114,31 +109,8 @@ class BackupRecords(google.protobuf.message.Message):
 global___BackupRecords = BackupRecords
 
 @typing.final
-class StoredSnapshot(google.protobuf.message.Message):
-    """A snapshot as the store keeps it."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    JOB_ID_FIELD_NUMBER: builtins.int
-    REVISION_FIELD_NUMBER: builtins.int
-    PAYLOAD_FIELD_NUMBER: builtins.int
-    job_id: builtins.str
-    revision: builtins.int
-    payload: builtins.str
-    def __init__(
-        self,
-        *,
-        job_id: builtins.str = ...,
-        revision: builtins.int = ...,
-        payload: builtins.str = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["job_id", b"job_id", "payload", b"payload", "revision", b"revision"]) -> None: ...
-
-global___StoredSnapshot = StoredSnapshot
-
-@typing.final
 class StoredRecord(google.protobuf.message.Message):
-    """A record as the store keeps it, with its checksum, so that the copy can be verified."""
+    """A record as the store writes it."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -147,13 +119,12 @@ class StoredRecord(google.protobuf.message.Message):
     JOB_ID_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
     PAYLOAD_FIELD_NUMBER: builtins.int
-    CHECKSUM_FIELD_NUMBER: builtins.int
     revision: builtins.int
     time_us: builtins.int
     job_id: builtins.str
     kind: builtins.str
     payload: builtins.str
-    checksum: builtins.bytes
+    """JSON."""
     def __init__(
         self,
         *,
@@ -162,8 +133,7 @@ class StoredRecord(google.protobuf.message.Message):
         job_id: builtins.str = ...,
         kind: builtins.str = ...,
         payload: builtins.str = ...,
-        checksum: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["checksum", b"checksum", "job_id", b"job_id", "kind", b"kind", "payload", b"payload", "revision", b"revision", "time_us", b"time_us"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["job_id", b"job_id", "kind", b"kind", "payload", b"payload", "revision", b"revision", "time_us", b"time_us"]) -> None: ...
 
 global___StoredRecord = StoredRecord

@@ -1,8 +1,4 @@
-"""Decisions: given a job's state and a wish, the payload of the record that grants it, or the reason why not.
-
-Every function is pure. The engine calls them one after the other and commits what they return; whatever they raise is
-the caller's answer, and nothing has happened.
-"""
+"""What training processes wish: to take a rank, to declare, to acknowledge, to end; and the end of lost jobs."""
 
 from __future__ import annotations
 
@@ -10,33 +6,23 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from livetuned.domain import limits
+from livetuned.domain.decide.common import check_count, check_id, check_open, name_not_found
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
 from livetuned.domain.job import Job, VariableState
-from livetuned.domain.names import check_identifier, check_job_name, nearest
+from livetuned.domain.names import check_job_name
 from livetuned.domain.records import (
     Applied,
     ApplyStatus,
-    Assignment,
-    Changed,
     Declared,
     DeclaredVariable,
     Ended,
-    Firing,
     Outcome,
     Process,
     Registered,
+    Removed,
 )
-from livetuned.domain.specs import TriggerSpec, VariableSpec, check_text
-from livetuned.domain.values import Value, parse_text
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """A wish for one variable: a typed value, or text as a person types it."""
-
-    variable: str
-    value: Value | None = None
-    text: str | None = None
+from livetuned.domain.specs import RestartPolicy, TriggerSpec, VariableSpec, check_text
+from livetuned.domain.values import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,168 +31,6 @@ class Declaration:
 
     spec: VariableSpec
     current: Value
-
-
-def job_not_found(name: str, known: Collection[str]) -> DomainError:
-    """Builds the refusal for a job that does not exist, with the nearest name."""
-    close = nearest(name, known)
-    hint = f"; did you mean '{close}'?" if close else ("" if known else "; there are no jobs")
-    metadata = {"job": name, **({"nearest": close} if close else {})}
-    return DomainError(Reason.JOB_NOT_FOUND, f"job '{name}' not found{hint}", **metadata)
-
-
-def _name_not_found(job: Job, kind: str, name: str) -> DomainError:
-    variables, triggers = job.variables, job.triggers
-    wanted, other = (variables, triggers) if kind == "variable" else (triggers, variables)
-    reason = Reason.VARIABLE_NOT_FOUND if kind == "variable" else Reason.TRIGGER_NOT_FOUND
-    metadata = {"job": job.name, kind: name}
-    if name in other:
-        hint = f"; '{name}' is a {'trigger' if kind == 'variable' else 'variable'}"
-    elif close := nearest(name, wanted):
-        hint = f"; did you mean '{close}'?"
-        metadata["nearest"] = close
-    else:
-        listed = ", ".join(sorted(wanted)[:10]) + (", ..." if len(wanted) > 10 else "")
-        hint = f"; it has {listed}" if wanted else f"; it has no {kind}s"
-    return DomainError(reason, f"job '{job.name}' has no {kind} '{name}'{hint}", **metadata)
-
-
-def _check_open(job: Job) -> None:
-    if job.ended is not None:
-        how = "failed" if job.ended.failed else "finished"
-        raise DomainError(
-            Reason.JOB_ENDED, f"job '{job.name}' has {how} at step {job.ended.step}: nothing applies changes any more",
-            job=job.name,
-        )  # fmt: skip
-
-
-def _check_count(count: int, what: str) -> None:
-    if count == 0:
-        raise DomainError(Reason.INVALID_REQUEST, f"the request names no {what}", rule=f"at least one {what}")
-    if count > limits.ASSIGNMENTS_PER_CHANGE:
-        raise limit_exceeded(
-            "assignments_per_change", limits.ASSIGNMENTS_PER_CHANGE, f"the request names {count:,} {what}s"
-        )
-
-
-def _check_caller(actor: str, reason: str, request_id: str) -> None:
-    check_text("actor", actor)
-    check_text("reason", reason)
-    check_id("request id", request_id)
-
-
-def check_id(what: str, text: str) -> str:
-    """Returns an opaque id if it is not too long.
-
-    Raises:
-        DomainError: LIMIT_EXCEEDED.
-    """
-    if len(text.encode("utf-8", "surrogatepass")) > limits.REQUEST_ID_BYTES:
-        raise limit_exceeded("request_id_bytes", limits.REQUEST_ID_BYTES, what)
-    return text
-
-
-def set_variables(
-    job: Job,
-    updates: Sequence[Update],
-    *,
-    if_revision: int | None = None,
-    actor: str = "",
-    reason: str = "",
-    request_id: str = "",
-) -> Changed:
-    """Decides a change of variables: all of them or none.
-
-    Args:
-        job: The job's state.
-        updates: What is wished, each variable at most once.
-        if_revision: Only if none of the variables was changed after this revision.
-        actor: Who asks.
-        reason: Why, in the words of whoever asks.
-        request_id: The caller's name for this change.
-
-    Raises:
-        DomainError: JOB_ENDED, INVALID_REQUEST, VARIABLE_NOT_FOUND, REVISION_MISMATCH, LIMIT_EXCEEDED, or what
-            `VariableSpec.check` and `parse_text` raise.
-    """
-    _check_open(job)
-    _check_count(len(updates), "variable")
-    _check_caller(actor, reason, request_id)
-    assignments: dict[str, Assignment] = {}
-    for update in updates:
-        check_identifier("variable", update.variable)
-        state = job.variables.get(update.variable)
-        if state is None:
-            raise _name_not_found(job, "variable", update.variable)
-        if update.variable in assignments:
-            raise DomainError(
-                Reason.INVALID_REQUEST,
-                f"variable '{update.variable}' is named twice in one change",
-                variable=update.variable,
-                rule="each variable once",
-            )
-        assignments[update.variable] = Assignment(update.variable, state.desired, _wished(state, update))
-    if if_revision is not None:
-        for name in assignments:
-            _check_revision(job.variables[name], if_revision)
-    return Changed(actor, reason, request_id, tuple(assignments.values()), ())
-
-
-def _wished(state: VariableState, update: Update) -> Value:
-    if update.text is not None:
-        return state.spec.check(parse_text(update.variable, state.spec.type, update.text))
-    if update.value is not None:
-        return state.spec.check(update.value)
-    raise DomainError(
-        Reason.INVALID_REQUEST,
-        f"variable '{update.variable}': no value given",
-        variable=update.variable,
-        rule="a value",
-    )
-
-
-def _check_revision(state: VariableState, if_revision: int) -> None:
-    if state.revision > if_revision:
-        raise DomainError(
-            Reason.REVISION_MISMATCH,
-            f"variable '{state.spec.name}' was changed at revision {state.revision}, after revision {if_revision}: "
-            "look at it again before you change it",
-            variable=state.spec.name,
-            rule=f"revision <= {if_revision}",
-            value=str(state.revision),
-        )
-
-
-def fire_triggers(
-    job: Job, names: Sequence[str], *, actor: str = "", reason: str = "", request_id: str = ""
-) -> Changed:
-    """Decides a firing of triggers: all of them or none.
-
-    Raises:
-        DomainError: JOB_ENDED, INVALID_REQUEST, TRIGGER_NOT_FOUND or LIMIT_EXCEEDED.
-    """
-    _check_open(job)
-    _check_count(len(names), "trigger")
-    _check_caller(actor, reason, request_id)
-    firings: dict[str, Firing] = {}
-    for name in names:
-        check_identifier("trigger", name)
-        state = job.triggers.get(name)
-        if state is None:
-            raise _name_not_found(job, "trigger", name)
-        if name in firings:
-            raise DomainError(
-                Reason.INVALID_REQUEST,
-                f"trigger '{name}' is named twice in one change",
-                trigger=name,
-                rule="each once",
-            )
-        if len(state.pending) >= limits.PENDING_FIRINGS:
-            raise limit_exceeded(
-                "pending_firings", limits.PENDING_FIRINGS, f"trigger '{name}' has firings not consumed yet"
-            )
-        firings[name] = Firing(name, state.fired + 1)
-    return Changed(actor, reason, request_id, (), tuple(firings.values()))
 
 
 def register(
@@ -219,6 +43,7 @@ def register(
     process: Process,
     port: int,
     active_jobs: int,
+    token_hash: str = "",
 ) -> Registered | None:
     """Decides a registration, the question of who is alive settled by the caller.
 
@@ -231,9 +56,10 @@ def register(
         process: Where it runs.
         port: The port to assign: the job's own, or a fresh one.
         active_jobs: Number of jobs that have not ended, for the limit.
+        token_hash: Hash of the secret that is to open the session; ``""`` if the process showed the one it has.
 
     Returns:
-        None if this very process is registered already.
+        None if this very process is registered already and keeps its secret.
 
     Raises:
         DomainError: INVALID_NAME, INVALID_REQUEST, LIMIT_EXCEEDED, or JOB_ENDED when the process said that it ended.
@@ -250,14 +76,16 @@ def register(
         raise DomainError(Reason.INVALID_REQUEST, f"job '{name}': empty instance id", job=name, rule="not empty")
     held = None if job is None else job.ranks.get(rank)
     if job is not None and held is not None and held.instance_id == instance_id:
-        _check_open(job)
-        return None
+        check_open(job)
+        if not token_hash:
+            return None
+        return Registered(job.run, job.port, rank, world_size, instance_id, True, process, token_hash)
     if job is None or job.ended is not None:
         if active_jobs >= limits.JOBS:
             raise limit_exceeded("jobs", limits.JOBS, f"job '{name}' would be one too many")
         run = 1 if job is None else job.run + 1
-        return Registered(run, port, rank, world_size, instance_id, False, process)
-    return Registered(job.run, job.port or port, rank, world_size, instance_id, True, process)
+        return Registered(run, port, rank, world_size, instance_id, False, process, token_hash)
+    return Registered(job.run, job.port or port, rank, world_size, instance_id, True, process, token_hash)
 
 
 def check_registered(job: Job | None, name: str, rank: int, instance_id: str) -> Job:
@@ -277,7 +105,13 @@ def check_registered(job: Job | None, name: str, rank: int, instance_id: str) ->
 
 
 def declare(
-    job: Job, rank: int, instance_id: str, variables: Sequence[Declaration], triggers: Sequence[TriggerSpec]
+    job: Job,
+    rank: int,
+    instance_id: str,
+    variables: Sequence[Declaration],
+    triggers: Sequence[TriggerSpec],
+    *,
+    adopt: bool = False,
 ) -> tuple[Declared | None, dict[str, DomainError]]:
     """Decides a declaration, name by name: what contradicts is refused, the rest stands.
 
@@ -287,6 +121,7 @@ def declare(
         instance_id: The process that declares.
         variables: Its variables, with what it uses now.
         triggers: Its triggers.
+        adopt: The process was tuned by another store than this one: what it uses stands. Rank 0 decides for all.
 
     Returns:
         The payload (None if there is nothing new) and the refusals by name: INVALID_NAME, INVALID_REQUEST, WRONG_TYPE
@@ -295,7 +130,7 @@ def declare(
     Raises:
         DomainError: NOT_REGISTERED or JOB_ENDED.
     """
-    _check_open(check_registered(job, job.name, rank, instance_id))
+    check_open(check_registered(job, job.name, rank, instance_id))
     live = {state.instance_id for state in job.ranks.values()}
     names = _Names(job)
     errors: dict[str, DomainError] = {}
@@ -306,7 +141,9 @@ def declare(
         try:
             spec = declaration.spec.checked()
             names.check(name, "variable")
-            declared = _declare_variable(job.variables.get(name), spec, declaration.current, live)
+            declared = _declare_variable(
+                job.variables.get(name), spec, declaration.current, live, adopt=adopt and rank == 0
+            )
         except DomainError as error:
             errors[name] = error
         else:
@@ -347,7 +184,7 @@ class _Names:
 
 
 def _declare_variable(
-    known: VariableState | None, spec: VariableSpec, current: Value, live: Collection[str]
+    known: VariableState | None, spec: VariableSpec, current: Value, live: Collection[str], *, adopt: bool
 ) -> DeclaredVariable | None:
     if known is None:
         # A process that trained on while its daemon lost the store keeps what it uses: it is not moved by who forgot.
@@ -361,9 +198,14 @@ def _declare_variable(
                 rule="one declaration a run",
                 value=", ".join(differences),
             )
-        return None
+        # A store that was restored from a backup must not move a running job back to what it once asked for.
+        return DeclaredVariable(spec, spec.check(current)) if adopt and current != known.desired else None
+    if adopt:
+        return DeclaredVariable(spec, spec.check(current))
     # The process that declared it is gone and this one takes up its run: its program is the one that counts now. The
     # value that was asked for stays, if the program still allows it.
+    if spec.on_restart is RestartPolicy.RESET and (known.taken or not known.from_change):
+        return DeclaredVariable(spec, spec.initial)
     try:
         return DeclaredVariable(spec, spec.check(known.desired))
     except DomainError:
@@ -387,20 +229,20 @@ def report_apply(
             Reason.INVALID_REQUEST, f"revision {change_revision} is not one of job '{job.name}'", job=job.name,
             rule=f"1 <= revision <= {job.revision}", value=str(change_revision),
         )  # fmt: skip
-    _check_count(len(outcomes), "outcome")
+    check_count(len(outcomes), "outcome")
     fresh = []
     for outcome in outcomes:
         check_text("reason", outcome.reason)
         if outcome.is_trigger:
             trigger = job.triggers.get(outcome.target)
             if trigger is None:
-                raise _name_not_found(job, "trigger", outcome.target)
+                raise name_not_found(job, "trigger", outcome.target)
             if change_revision in trigger.pending:
                 fresh.append(outcome)
         else:
             variable = job.variables.get(outcome.target)
             if variable is None:
-                raise _name_not_found(job, "variable", outcome.target)
+                raise name_not_found(job, "variable", outcome.target)
             if outcome.effective is not None:
                 variable.spec.check(outcome.effective)
             elif outcome.status is ApplyStatus.APPLIED:
@@ -426,3 +268,31 @@ def end(job: Job, rank: int, instance_id: str, *, failed: bool, message: str, st
     if job.ended is not None or rank != 0:
         return None
     return Ended(failed, check_text("end message", message), step)
+
+
+def give_up(job: Job, message: str, step: int) -> Ended | None:
+    """Decides the end of a job that is lost: nobody will say any more that it ended.
+
+    Returns:
+        None if it has ended already.
+
+    Raises:
+        DomainError: LIMIT_EXCEEDED.
+    """
+    return None if job.ended is not None else Ended(True, check_text("end message", message), step)
+
+
+def remove(job: Job, actor: str, reason: str) -> Removed:
+    """Decides to forget a job that has ended.
+
+    Raises:
+        DomainError: JOB_LIVE if it has not, or LIMIT_EXCEEDED.
+    """
+    if job.ended is None:
+        raise DomainError(
+            Reason.JOB_LIVE,
+            f"job '{job.name}' has not ended",
+            job=job.name,
+            rule="only a job that has ended is forgotten",
+        )
+    return Removed(check_text("actor", actor), check_text("reason", reason))

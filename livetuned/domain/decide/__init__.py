@@ -1,0 +1,48 @@
+"""Decisions: given a job's state and a wish, the payload of the record that grants it, or the reason why not.
+
+Every function is pure. The engine calls them one after the other and commits what they return; whatever they raise is
+the caller's answer, and nothing has happened.
+"""
+
+from livetuned.domain.decide.changes import (
+    Update,
+    check_same_firing,
+    check_same_set,
+    check_same_undo,
+    find_change,
+    fire_triggers,
+    set_variables,
+    undo,
+)
+from livetuned.domain.decide.common import check_id, job_not_found
+from livetuned.domain.decide.processes import (
+    Declaration,
+    check_registered,
+    declare,
+    end,
+    give_up,
+    register,
+    remove,
+    report_apply,
+)
+
+__all__ = [
+    "Declaration",
+    "Update",
+    "check_id",
+    "check_registered",
+    "check_same_firing",
+    "check_same_set",
+    "check_same_undo",
+    "declare",
+    "end",
+    "find_change",
+    "fire_triggers",
+    "give_up",
+    "job_not_found",
+    "register",
+    "remove",
+    "report_apply",
+    "set_variables",
+    "undo",
+]
