@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
@@ -10,18 +11,24 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from livetuned.daemon.config import Config
 from livetuned.daemon.lifecycle import ExitCode, Stop
+from livetuned.domain import limits
 from livetuned.domain.errors import DomainError
+from livetuned.service.changes import Changes
 from livetuned.service.engine import Engine
 from livetuned.service.hub import Hub
 from livetuned.service.metrics import Metrics
 from livetuned.service.ports import Ports
+from livetuned.service.rates import Rates
+from livetuned.service.retention import Policy, Retention
 from livetuned.service.sessions import Sessions
 from livetuned.store.interface import Store, StoreDamagedError, StoreLockedError, StoreOpenError
 from livetuned.store.sqlite import SqliteStore
 from livetuned.transport.addresses import AddressError
-from livetuned.transport.control import Service
+from livetuned.transport.control import Count, Service
 from livetuned.transport.http import HttpServer, Page, text
 from livetuned.transport.server import Servers
+from livetuned.transport.stalls import Stalls
+from livetuned.transport.watching import Events
 
 log = logging.getLogger("livetuned")
 
@@ -82,7 +89,11 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
     # Ports and servers need each other: a port is served by the servers, whose methods register jobs with ports.
     ports = Ports(*config.job_ports, lambda port, job: servers.listen_job(port, job))  # noqa: PLW0108 - `servers` is made below
     sessions = Sessions(engine, ports, metrics)
-    servers = Servers(Service(engine, hub, sessions, metrics))
+    changes = Changes(engine, sessions, metrics, Rates(limits.CHANGES_PER_SECOND, limits.CHANGES_BURST))
+    stalls = Stalls()
+    servers = Servers(Service(engine, hub, sessions, metrics, changes, Events(), Count(), stalls))
+    retention = Retention(engine, store, sessions, Policy(2_000_000, 90 * 86_400, 30 * 86_400, 168 * 3_600))
+    background: list[asyncio.Task[None]] = []
 
     def scrape() -> Page:
         sessions.count_jobs()
@@ -94,6 +105,8 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
     try:
         await engine.start()
         await sessions.recover()
+        await retention.start()
+        background += [asyncio.create_task(work) for work in (stalls.run(), retention.run(), hub.run())]
         addresses = await servers.listen(list(config.listen))
         scrape_address = await http.listen(config.metrics)
         ready(
@@ -115,6 +128,9 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
     finally:
         await http.stop()
         await servers.stop(GRACE_SECONDS)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await engine.stop()
     log.info("stopped at revision %d", engine.revision)
     return ExitCode.OK

@@ -26,6 +26,9 @@ ASSIGNMENTS_PER_CHANGE = 1_000
 JOBS = 1_000
 """Most jobs that have not ended, a count."""
 
+ENDED_JOBS = 10_000
+"""Most jobs that have ended and are still readable, a count; the one that ended first is forgotten first."""
+
 RANKS_PER_JOB = 100_000
 """Highest world size of one job, a count."""
 

@@ -24,8 +24,11 @@ class State:
         self.jobs: dict[str, Job] = {job.name: job for job in jobs}
         self.revision = covered
 
-    def fold(self, record: Record) -> None:
-        """Moves the state by one record. A record that the job's snapshot holds already changes nothing.
+    def fold(self, record: Record) -> bool:
+        """Moves the state by one record.
+
+        Returns:
+            Whether it did: a record that the job's snapshot holds already changes nothing.
 
         Raises:
             ValueError: The record is not the next one, or does not follow from the state.
@@ -35,9 +38,10 @@ class State:
         self.revision = record.revision
         before = self.jobs.get(record.job)
         if before is not None and record.revision <= before.revision:
-            return
+            return False
         after = evolve(before, record)
         if after is None:
             del self.jobs[record.job]
         else:
             self.jobs[record.job] = after
+        return True

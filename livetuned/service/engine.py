@@ -7,24 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from livetuned.domain import limits
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
+from livetuned.domain.history import ChangeFilter
 from livetuned.domain.job import Job, evolve
 from livetuned.domain.records import Applied, Draft, Payload, Record
 from livetuned.domain.state import State
 from livetuned.service import clock
 from livetuned.service.hub import Hub
 from livetuned.service.metrics import Metrics
+from livetuned.service.snapshots import Snapshots
 from livetuned.store.interface import Store, StoreDamagedError, StoreFailedError, StoreFullError
 
 log = logging.getLogger(__name__)
 
 Decide = Callable[[Job | None], Payload | None]
 """Decides on a job's state: the payload to record, or None for nothing to record. Pure; may raise `DomainError`."""
+
+_VERIFY_RECORDS = 500
+"""How many old records are checked in one turn, a count: commits wait for it."""
+_VERIFY_PAUSE_SECONDS = 0.02
+"""Pause between those turns, in seconds."""
 
 
 @dataclass(slots=True)
@@ -38,6 +47,18 @@ _Granted: TypeAlias = tuple[_Request, bool]
 """A request that was granted, and whether there is something to record."""
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """A part of the history."""
+
+    changes: list[Record]
+    """In the order of revisions."""
+    applies: dict[int, list[Record]]
+    """By the changes' revisions: the acknowledgements, in order."""
+    before: int
+    """Where the page before this one ends; 0 if there is none."""
+
+
 class Engine:
     """Serialises all decisions and owns the state. Belongs to one event loop.
 
@@ -45,21 +66,30 @@ class Engine:
         store: Where decisions become durable.
         hub: Who tells the watchers.
         metrics: Commit times and revision.
+        snapshot_lag: How many of the newest records may be part of no snapshot.
 
     Attributes:
         failed: Set with the error when the store failed for good: the daemon must exit.
+        damaged: Why a part of the history can't be served, ``""`` while nothing is known to be damaged.
     """
 
-    def __init__(self, store: Store, hub: Hub, metrics: Metrics) -> None:
+    def __init__(self, store: Store, hub: Hub, metrics: Metrics, snapshot_lag: int = limits.SNAPSHOT_LAG) -> None:
         self._store = store
         self._hub = hub
         self._metrics = metrics
+        self._lag = snapshot_lag
         self._state = State()
-        self._queue: asyncio.Queue[_Request] = asyncio.Queue(limits.QUEUE)
-        self._moved = asyncio.Condition()
+        self._snapshots = Snapshots(store, self._state, snapshot_lag)
+        self._queue: deque[_Request] = deque()
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._visible: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._holds = 0
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.damaged = ""
 
     @property
     def store_id(self) -> str:
@@ -71,6 +101,16 @@ class Engine:
         """Revision of the last record that is visible."""
         return self._state.revision
 
+    @property
+    def compacted(self) -> int:
+        """Records up to this revision are not kept any more."""
+        return self._store.compacted
+
+    @property
+    def covered(self) -> int:
+        """Records up to this revision are part of snapshots."""
+        return self._snapshots.covered
+
     def job(self, name: str) -> Job | None:
         """Returns a job's state, or None."""
         return self._state.jobs.get(name)
@@ -80,16 +120,25 @@ class Engine:
         return list(self._state.jobs.values())
 
     async def start(self) -> None:
-        """Folds the whole log and then takes requests.
+        """Loads the snapshots, folds the log after them, and then takes requests.
 
         Raises:
-            StoreDamagedError: The log does not fold.
+            StoreDamagedError: A snapshot can't be read, or the log does not fold.
         """
-        self._tasks.append(asyncio.create_task(self._follow(), name="engine.follow"))
+        loaded = await self._store.load()
+        self._state = State(loaded.jobs, loaded.covered)
+        self._snapshots = Snapshots(self._store, self._state, self._lag)
+        self._hub.begin(loaded.covered)
+        self._spawn(self._follow(), "engine.follow")
         await self._until_visible(self._store.head)
         if self.failed.done():
             raise self.failed.result()
-        self._tasks.append(asyncio.create_task(self._write(), name="engine.write"))
+        self._spawn(self._write(), "engine.write")
+        self._spawn(self._save(), "engine.save")
+        self._spawn(self._verify(), "engine.verify")
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
 
     async def submit(self, job: str, decide: Decide) -> Record | None:
         """Decides on the newest state of a job, commits, and returns when the record is durable and visible.
@@ -100,78 +149,178 @@ class Engine:
         Raises:
             DomainError: What `decide` raised; STORE_FULL; SHUTTING_DOWN; LIMIT_EXCEEDED when too many requests wait.
         """
+        return await self.submit_nowait(job, decide)
+
+    def submit_nowait(self, job: str, decide: Decide) -> asyncio.Future[Record | None]:
+        """Hands in a decision, as `submit`, and returns its answer to come.
+
+        Raises:
+            DomainError: SHUTTING_DOWN; LIMIT_EXCEEDED when too many requests wait.
+        """
         if self._stopping:
             raise DomainError(Reason.SHUTTING_DOWN, "the daemon is stopping")
+        if len(self._queue) >= limits.QUEUE:
+            raise limit_exceeded("queue", limits.QUEUE, "too many requests wait for the store")
         answer: asyncio.Future[Record | None] = asyncio.get_running_loop().create_future()
-        try:
-            self._queue.put_nowait(_Request(job, decide, answer))
-        except asyncio.QueueFull:
-            raise limit_exceeded("queue", limits.QUEUE, "too many requests wait for the store") from None
-        return await answer
+        self._queue.append(_Request(job, decide, answer))
+        self._idle.clear()
+        self._work.set()
+        return answer
 
     async def stop(self) -> None:
         """Commits what was submitted, refuses what comes later, and ends."""
         self._stopping = True
-        if not self.failed.done():
-            await self._queue.join()
+        if not self.failed.done() and self._tasks:
+            await self._idle.wait()
         for task in reversed(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:
-        while not self._queue.empty():
-            _refuse([(self._queue.get_nowait(), False)], Reason.SHUTTING_DOWN, "the daemon is stopping")
+        while self._queue:
+            _refuse([(self._queue.popleft(), False)], Reason.SHUTTING_DOWN, "the daemon is stopping")
+        self._idle.set()
 
-    async def history(self, job: str, before: int, limit: int) -> tuple[list[Record], dict[int, list[Record]]]:
-        """Returns the newest changes of a job older than a revision, in order, with what was acknowledged of each.
-
-        Args:
-            job: The job's name.
-            before: Only changes with a lower revision.
-            limit: At most this many.
-
-        Returns:
-            The changes, and by their revision the acknowledgements in order.
+    async def change(self, job: Job, revision: int) -> list[Record]:
+        """Returns the change of a job with a revision, alone in a list, or nothing.
 
         Raises:
             StoreDamagedError: A stored record can't be read.
         """
-        changes = await self._store.changes(job, before, limit)
+        found = await self._store.changes(job.name, revision + 1, 1) if revision > 0 else []
+        return [record for record in found if record.revision == revision]
+
+    async def history(self, job: str, before: int, limit: int, wanted: ChangeFilter) -> HistoryPage:
+        """Returns the newest changes older than a revision that are wanted, with what was acknowledged of each.
+
+        One call looks at a bounded number of changes: a page may hold fewer than `limit` and have one before it.
+
+        Args:
+            job: The job's name, ``""`` for all jobs.
+            before: Only changes with a lower revision.
+            limit: At most this many.
+            wanted: Which ones.
+
+        Raises:
+            StoreDamagedError: A stored record can't be read, or is missing.
+        """
+        found: list[Record] = []
+        end, looked_at = min(before, self.revision + 1), 0
+        state = self._state.jobs.get(job)
+        newest = 0 if state is None or state.changed >= end else state.changed
+        chunk_size = 1_000 if wanted.selective else limit + 1
+        while True:
+            chunk = await self._store.changes(job, end, chunk_size)
+            if newest > self.compacted and (not chunk or chunk[-1].revision != newest):
+                raise StoreDamagedError(f"change {newest} of job {job!r} is missing")
+            newest = 0
+            matching = [record for record in chunk if wanted.wants(record)]
+            room = limit - len(found)
+            found = matching[-room:] + found
+            looked_at += len(chunk)
+            exhausted = len(chunk) < chunk_size or chunk[0].revision <= wanted.after
+            if len(matching) > room or exhausted:
+                before = found[0].revision if len(matching) > room else 0
+                break
+            end = chunk[0].revision
+            if looked_at >= limits.HISTORY_SCAN or len(found) == limit:
+                before = end
+                break
+        return HistoryPage(found, await self._applies(found), before)
+
+    async def _applies(self, changes: Sequence[Record]) -> dict[int, list[Record]]:
         applies: dict[int, list[Record]] = {change.revision: [] for change in changes}
-        if changes:
-            for record in await self._store.applies(job, changes[0].revision, changes[-1].revision):
-                if isinstance(record.payload, Applied):
+        for job in {change.job for change in changes}:
+            own = [change.revision for change in changes if change.job == job]
+            for record in await self._store.applies(job, own[0], own[-1]):
+                if isinstance(record.payload, Applied) and record.payload.change_revision in applies:
                     applies[record.payload.change_revision].append(record)
-        return changes, applies
+        return applies
+
+    async def read(self, after: int, limit: int) -> list[Record]:
+        """Returns records after a revision, in order.
+
+        Raises:
+            CompactedError: The records that follow are not kept any more.
+            StoreDamagedError: A stored record can't be read.
+        """
+        return await self._store.read(after, limit)
+
+    @contextmanager
+    def nothing_compacted(self) -> Iterator[None]:
+        """Keeps the log as it is while somebody copies it."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+
+    async def compact(self, through: int) -> None:
+        """Drops the records up to a revision, as far as snapshots cover them, unless somebody copies the log.
+
+        Raises:
+            StoreFullError: No room to do it.
+        """
+        if not self._holds:
+            await self._store.compact(min(through, self._snapshots.covered))
 
     async def _follow(self) -> None:
         try:
-            async for records in self._store.follow(0):
+            async for records in self._store.follow(self._state.revision):
                 for record in records:
-                    self._state.fold(record)
+                    if self._state.fold(record):
+                        self._snapshots.seen(record)
                 self._hub.publish(records)
                 self._metrics.revision.set(self._state.revision)
-                async with self._moved:
-                    self._moved.notify_all()
+                self._ring()
         except (StoreDamagedError, ValueError, KeyError) as error:
-            await self._fail(StoreDamagedError(f"the log does not fold: {error}"))
+            self._fail(StoreDamagedError(f"the log does not fold: {error}"))
 
-    async def _fail(self, error: BaseException) -> None:
+    def _ring(self) -> None:
+        visible, self._visible = self._visible, None
+        if visible is not None and not visible.done():
+            visible.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
         if not self.failed.done():
             self.failed.set_result(error)
-        async with self._moved:
-            self._moved.notify_all()
+        self._stopping = True
+        self._refuse_waiting()
+        self._ring()
 
     async def _until_visible(self, revision: int) -> None:
-        async with self._moved:
-            await self._moved.wait_for(lambda: self._state.revision >= revision or self.failed.done())
+        # One waits at a time: the start, then the writer.
+        while self._state.revision < revision and not self.failed.done():
+            self._visible = asyncio.get_running_loop().create_future()
+            await self._visible
+
+    async def _save(self) -> None:
+        try:
+            await self._snapshots.run()
+        except StoreFailedError as error:
+            self._fail(error)
+
+    async def _verify(self) -> None:
+        """Checks what was not checked when the store was opened, a little at a time."""
+        position, last = self._store.compacted, self._store.verified
+        try:
+            while position < last:
+                position = await self._store.verify(position, min(_VERIFY_RECORDS, last - position))
+                await asyncio.sleep(_VERIFY_PAUSE_SECONDS)
+        except StoreDamagedError as error:
+            # The state is right: it comes from snapshots and records that were checked. History is refused where it is
+            # damaged, by each read.
+            self.damaged = str(error)
+            self._metrics.store_damaged.set(1)
+            log.critical("%s: a part of the history is damaged; stop the daemon and run `livetuned doctor`", error)
 
     async def _write(self) -> None:
         while True:
-            batch = [await self._queue.get()]
-            while len(batch) < limits.BATCH and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
+            await self._work.wait()
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), limits.BATCH))]
+            if not self._queue:
+                self._work.clear()
             drafts, granted = self._decide(batch)
             try:
                 records = iter(await self._commit(drafts) if drafts else ())
@@ -180,18 +329,15 @@ class Engine:
                 _refuse(granted, Reason.STORE_FULL, "the daemon's disk is full: nothing was changed")
             except StoreFailedError as error:
                 _refuse(granted, Reason.SHUTTING_DOWN, "the daemon's store failed: unknown whether it was changed")
-                await self._fail(error)
-                self._stopping = True
-                self._refuse_waiting()
+                self._fail(error)
                 return
             else:
                 for request, drafted in granted:
+                    record = next(records) if drafted else None
                     if not request.answer.done():
-                        request.answer.set_result(next(records) if drafted else None)
-                    elif drafted:
-                        next(records)
-            for _ in batch:
-                self._queue.task_done()
+                        request.answer.set_result(record)
+            if not self._queue:
+                self._idle.set()
 
     def _decide(self, batch: Sequence[_Request]) -> tuple[list[Draft], list[_Granted]]:
         # Within a batch each decision sees the ones before it, although none is committed yet: if the commit fails, all

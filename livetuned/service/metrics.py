@@ -70,6 +70,11 @@ class Metrics:
             buckets=(1, 2, 5, 10, 20, 50, 100, 200, 512),
             registry=self.registry,
         )
+        self.store_damaged = Gauge(
+            "livetune_store_damaged",
+            "1 if a part of the history was found damaged: it is not served, the rest is.",
+            registry=self.registry,
+        )
         self.watchers = Gauge("livetune_watchers", "Watch streams open.", registry=self.registry)
         self.sessions = Gauge("livetune_sessions", "Open sessions of training processes.", registry=self.registry)
         self.revision = Gauge("livetune_revision", "Revision of the last committed record.", registry=self.registry)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 
+from livetuned.domain import limits
 from livetuned.domain.errors import DomainError, Reason
+from livetuned.service import clock
 
 Serve = Callable[[int, str], Awaitable[Callable[[], Awaitable[None]]]]
 """Serves a job's API on a port and returns what stops it. Raises OSError if the port can't be had."""
@@ -13,19 +15,33 @@ Serve = Callable[[int, str], Awaitable[Callable[[], Awaitable[None]]]]
 class Ports:
     """Assigns ports to jobs and keeps them served.
 
-    Fresh ports are given in turn around the range, so that a port released is not soon another job's.
+    Fresh ports are given in turn around the range, and a port that was released is not given to another job for a
+    while: whoever still speaks to it must not change a stranger's job.
 
     Args:
         first: First port of the range.
         last: Last port of the range.
         serve: Serves a job on a port.
+        quarantine: How long a released port waits, in seconds.
+        now: Monotonic time in seconds.
     """
 
-    def __init__(self, first: int, last: int, serve: Serve) -> None:
+    def __init__(
+        self,
+        first: int,
+        last: int,
+        serve: Serve,
+        quarantine: float = limits.PORT_QUARANTINE_SECONDS,
+        now: Callable[[], float] = clock.monotonic,
+    ) -> None:
         self._first, self._last = first, last
         self._serve = serve
+        self._quarantine = quarantine
+        self._now = now
         self._held: dict[str, int] = {}
         self._stops: dict[int, Callable[[], Awaitable[None]]] = {}
+        self._resting: dict[int, tuple[str, float]] = {}
+        """By port: the job that released it, and when others may have it."""
         self._next = first
 
     def __len__(self) -> int:
@@ -40,15 +56,19 @@ class Ports:
 
         Args:
             job: The job's name.
-            preferred: The port it had before a restart of the daemon, 0 for none.
+            preferred: The port it had before, 0 for none.
 
         Raises:
             DomainError: PORTS_EXHAUSTED.
         """
         if job in self._held:
             return self._held[job]
+        resting = 0
         for port in self._candidates(preferred):
             if port in self._stops:
+                continue
+            if self._rests(port, job):
+                resting += 1
                 continue
             self._stops[port] = _reserved  # nobody else takes it while the server starts
             self._held[job] = port
@@ -57,16 +77,22 @@ class Ports:
             except OSError:
                 del self._stops[port], self._held[job]
                 continue
+            self._resting.pop(port, None)
             if port != preferred:
                 self._next = port + 1 if port < self._last else self._first
             return port
         span = f"{self._first}-{self._last}"
+        waits = f"; {resting} were released less than {self._quarantine:g} s ago and are free soon" if resting else ""
         raise DomainError(
             Reason.PORTS_EXHAUSTED,
-            f"no port is free for job '{job}': all of {span} are taken by jobs or by other programs",
+            f"no port is free for job '{job}': all of {span} are taken by jobs or by other programs{waits}",
             job=job,
             rule=f"ports {span}",
         )
+
+    def _rests(self, port: int, job: str) -> bool:
+        owner, until = self._resting.get(port, ("", 0.0))
+        return owner != job and self._now() < until
 
     def _candidates(self, preferred: int) -> Iterator[int]:
         if preferred:
@@ -74,12 +100,19 @@ class Ports:
         size = self._last - self._first + 1
         start = self._next - self._first
         for offset in range(size):
-            yield self._first + (start + offset) % size
+            port = self._first + (start + offset) % size
+            if port != preferred:
+                yield port
+
+    def rest(self, job: str, port: int) -> None:
+        """Keeps a port that a job had from other jobs for a while."""
+        self._resting[port] = (job, self._now() + self._quarantine)
 
     async def release(self, job: str) -> None:
         """Stops serving a job. Does nothing if it has no port."""
         port = self._held.pop(job, 0)
         if port:
+            self.rest(job, port)
             await self._stops.pop(port)()
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import sha256
 
-from livetuned.domain import decide
+from livetuned.domain import decide, limits
 from livetuned.domain.decide import Declaration
-from livetuned.domain.errors import DomainError, Reason
+from livetuned.domain.errors import DomainError, Reason, limit_exceeded
 from livetuned.domain.job import Job
 from livetuned.domain.records import Applied, Outcome, Payload, PortMoved, Process, Registered
 from livetuned.domain.specs import TriggerSpec
@@ -46,6 +49,23 @@ class Session:
     """Monotonic time of its opening."""
     step: int = -1
     """Last step it told of; -1 before the first safe point."""
+    adopt: bool = False
+    """It was tuned by another store than this one: what it uses stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a process is answered when it registers."""
+
+    job: Job
+    revision: int
+    """Revision of the registration."""
+    token: str
+    """Secret that opens the session; the daemon keeps its hash only."""
+
+
+def _hash(token: str) -> str:
+    return sha256(token.encode()).hexdigest()
 
 
 class Sessions:
@@ -70,12 +90,16 @@ class Sessions:
 
     async def recover(self) -> None:
         """Serves the ports of the jobs that have not ended, moving a job whose port another program holds."""
-        for job in self._engine.jobs():
+        jobs = self._engine.jobs()
+        for job in jobs:
+            if job.ended is not None and job.last_port:
+                self._ports.rest(job.name, job.last_port)
+        for job in jobs:
             if job.ended is not None:
                 continue
             self._kept.update((job.name, rank) for rank in job.ranks)
             try:
-                port = await self._ports.acquire(job.name, job.port)
+                port = await self._ports.acquire(job.name, job.last_port)
             except DomainError as error:
                 log.warning("job %s has no port until it registers again: %s", job.name, error)
                 port = 0
@@ -116,12 +140,17 @@ class Sessions:
         self._metrics.job_ports.set(len(self._ports))
 
     async def register(
-        self, name: str, *, rank: int, world_size: int, instance_id: str, process: Process
-    ) -> tuple[Job, int]:
+        self, name: str, *, rank: int, world_size: int, instance_id: str, process: Process, token: str = ""
+    ) -> Registration:
         """Registers a process as a rank of a job; assigns the job's port if it has none.
 
-        Returns:
-            The job, and the revision of the process's registration.
+        Args:
+            name: The job's name.
+            rank: The rank it takes.
+            world_size: Number of ranks.
+            instance_id: The process's own id.
+            process: Where it runs.
+            token: What an earlier registration of this instance was answered with; without it, a new one is given.
 
         Raises:
             DomainError: JOB_EXISTS, PORTS_EXHAUSTED, or what `decide.register` raises.
@@ -129,44 +158,42 @@ class Sessions:
         async with self._registering:
             known = self._engine.job(name)
             self._check_free(known, name, rank, instance_id)
+            token, new_hash = self._token(known, rank, instance_id, token)
+
+            def registered(job: Job | None, port: int) -> Registered | None:
+                return decide.register(
+                    job,
+                    name,
+                    rank=rank,
+                    world_size=world_size,
+                    instance_id=instance_id,
+                    process=process,
+                    port=port,
+                    active_jobs=sum(other.ended is None for other in self._engine.jobs()),
+                    token_hash=new_hash,
+                )
+
             served_before = self._ports.port(name)
             # Decide once without a port: what is refused anyway must not start a server.
-            self._decide_register(known, name, rank, world_size, instance_id, process, known.port if known else 0)
-            port = await self._ports.acquire(name, known.port if known else 0)
+            registered(known, known.port if known else 0)
+            port = await self._ports.acquire(name, known.last_port if known else 0)
             try:
-                await self._engine.submit(
-                    name,
-                    lambda job: self._decide_register(job, name, rank, world_size, instance_id, process, port),
-                )
+                await self._engine.submit(name, lambda job: registered(job, port))
             except BaseException:
                 if not served_before:
                     await self._ports.release(name)
                 raise
         job = decide.check_registered(self._engine.job(name), name, rank, instance_id)
         log.info("job %s registered: run %d, rank %d of %d, port %d", name, job.run, rank, world_size, job.port)
-        return job, job.ranks[rank].revision
+        return Registration(job, job.ranks[rank].revision, token)
 
-    def _decide_register(
-        self,
-        job: Job | None,
-        name: str,
-        rank: int,
-        world_size: int,
-        instance_id: str,
-        process: Process,
-        port: int,
-    ) -> Registered | None:
-        active = sum(other.ended is None for other in self._engine.jobs())
-        return decide.register(
-            job,
-            name,
-            rank=rank,
-            world_size=world_size,
-            instance_id=instance_id,
-            process=process,
-            port=port,
-            active_jobs=active,
-        )
+    def _token(self, job: Job | None, rank: int, instance_id: str, shown: str) -> tuple[str, str]:
+        """Returns the token of a registration, and its hash if it is a new one."""
+        held = None if job is None else job.ranks.get(rank)
+        if held is not None and held.instance_id == instance_id and hmac.compare_digest(held.token_hash, _hash(shown)):
+            return shown, ""
+        token = secrets.token_urlsafe(32)
+        return token, _hash(token)
 
     def _check_free(self, job: Job | None, name: str, rank: int, instance_id: str) -> None:
         if job is None or job.ended is not None or rank not in job.ranks:
@@ -189,17 +216,33 @@ class Sessions:
             rule="one live job of a name",
         )
 
-    def open(self, name: str, rank: int, instance_id: str) -> Session:
+    def open(self, name: str, rank: int, instance_id: str, token: str, declared_store_id: str = "") -> Session:
         """Opens the session of a registered process. A newer session of the same process takes the older one's place.
 
+        Args:
+            name: The job's name.
+            rank: The process's rank.
+            instance_id: The process's own id.
+            token: What its registration was answered with.
+            declared_store_id: The store that last took its declarations, ``""`` for none.
+
         Raises:
-            DomainError: NOT_REGISTERED or JOB_ENDED.
+            DomainError: NOT_REGISTERED, JOB_ENDED or LIMIT_EXCEEDED.
         """
         job = decide.check_registered(self._engine.job(name), name, rank, instance_id)
+        if not hmac.compare_digest(job.ranks[rank].token_hash, _hash(token)):
+            raise DomainError(
+                Reason.NOT_REGISTERED,
+                f"the token is not that of the registration of rank {rank} of job '{name}': register first",
+                job=name,
+            )
+        if sum(map(len, self._open.values())) >= limits.SESSIONS:
+            raise limit_exceeded("sessions", limits.SESSIONS, "one session more")
         if job.ended is not None:
             raise DomainError(Reason.JOB_ENDED, f"job '{name}' has ended", job=name)
         self._kept.discard((name, rank))
-        session = Session(name, rank, instance_id, clock.monotonic())
+        adopt = bool(declared_store_id) and declared_store_id != self._engine.store_id
+        session = Session(name, rank, instance_id, clock.monotonic(), adopt=adopt)
         self._open.setdefault(name, {})[rank] = session
         return session
 
@@ -230,7 +273,9 @@ class Sessions:
 
         def decision(job: Job | None) -> Payload | None:
             known = decide.check_registered(job, session.job, session.rank, session.instance_id)
-            declared, refused = decide.declare(known, session.rank, session.instance_id, variables, triggers)
+            declared, refused = decide.declare(
+                known, session.rank, session.instance_id, variables, triggers, adopt=session.adopt
+            )
             errors.clear()
             errors.update(refused)
             return declared
@@ -292,6 +337,33 @@ class Sessions:
         if record is not None:
             log.info("job %s has %s at step %d", session.job, "failed" if failed else "finished", step)
             await self._ports.release(session.job)
+
+    async def give_up(self, name: str, message: str) -> None:
+        """Ends a job that is lost, as failed, and releases its port. Does nothing if it has ended already.
+
+        Raises:
+            DomainError: JOB_LIVE if a process is connected, or of the engine.
+        """
+
+        def decision(job: Job | None) -> Payload | None:
+            if job is None:
+                return None
+            if self.connected(name):
+                raise DomainError(Reason.JOB_LIVE, f"job '{name}' is connected: stop its program", job=name)
+            return decide.give_up(job, message, self.step(job))
+
+        if await self._engine.submit(name, decision) is not None:
+            log.info("job %s is given up: %s", name, message)
+            await self._ports.release(name)
+
+    async def remove(self, name: str, actor: str, reason: str) -> None:
+        """Forgets a job that has ended. Does nothing if there is none.
+
+        Raises:
+            DomainError: JOB_LIVE if it has not ended, or of the engine.
+        """
+        await self._engine.submit(name, lambda job: None if job is None else decide.remove(job, actor, reason))
+        self._last_steps.pop(name, None)
 
 
 def _port_moved(port: int) -> Decide:

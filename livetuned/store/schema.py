@@ -28,7 +28,7 @@ CREATE TABLE log (
     time_us  INTEGER NOT NULL,
     job      TEXT NOT NULL,
     kind     TEXT NOT NULL,
-    subject  INTEGER NOT NULL, -- of an 'applied': its change's revision; of a 'changed': the job's change before; else 0
+    subject  INTEGER NOT NULL, -- of an 'applied': its change; of a 'changed': the job's change before; else 0
     payload  TEXT NOT NULL,
     checksum BLOB NOT NULL     -- chained to the record before
 ) STRICT;

@@ -324,10 +324,8 @@ class SqliteStore(Store):
     async def read(self, after: int, limit: int, job: str = "") -> list[Record]:
         found: list[Record] = []
         while len(found) < limit:
-            window = min(limit, _WINDOW) if not job else _WINDOW
-            records, after, more = await self._reading(
-                lambda after=after, window=window: self._read(after, window, job)
-            )  # type: ignore[misc]
+            window = _WINDOW if job else min(limit - len(found), _WINDOW)
+            records, after, more = await self._reading(partial(self._read, after, window, job))
             found += records
             if not more:
                 break

@@ -22,8 +22,9 @@ from livetuned.domain.records import (
     Process,
     Record,
     Registered,
+    Removed,
 )
-from livetuned.domain.specs import Scale, TriggerSpec, VariableSpec
+from livetuned.domain.specs import RestartPolicy, Scale, TriggerSpec, VariableSpec
 from livetuned.domain.values import Value, ValueType
 from livetuned.service.sessions import JobStatus, Session
 
@@ -40,6 +41,14 @@ _SCALES = {
     Scale.LOG: types_pb2.SCALE_LOG,
 }
 _FROM_SCALES = {wire: domain for domain, wire in _SCALES.items()}
+_POLICIES = {
+    RestartPolicy.KEEP: types_pb2.RESTART_POLICY_KEEP,
+    RestartPolicy.RESET: types_pb2.RESTART_POLICY_RESET,
+}
+_FROM_POLICIES = {
+    types_pb2.RESTART_POLICY_UNSPECIFIED: RestartPolicy.KEEP,
+    **{wire: domain for domain, wire in _POLICIES.items()},
+}
 _STATUSES = {
     ApplyStatus.APPLIED: types_pb2.APPLY_STATUS_APPLIED,
     ApplyStatus.REFUSED: types_pb2.APPLY_STATUS_REFUSED,
@@ -92,6 +101,7 @@ def spec_to_wire(spec: VariableSpec) -> types_pb2.VariableSpec:
         scale=_SCALES[spec.scale],
         unit=spec.unit,
         doc=spec.doc,
+        on_restart=_POLICIES[spec.on_restart],
     )
 
 
@@ -110,6 +120,8 @@ def declaration_from_wire(message: job_pb2.VariableDeclaration) -> Declaration:
         raise _unknown("variable type", spec.type)
     if spec.scale not in _FROM_SCALES:
         raise _unknown("scale", spec.scale)
+    if spec.on_restart not in _FROM_POLICIES:
+        raise _unknown("restart policy", spec.on_restart)
     initial = value_from_wire(spec.initial)
     if initial is None:
         raise DomainError(
@@ -128,6 +140,7 @@ def declaration_from_wire(message: job_pb2.VariableDeclaration) -> Declaration:
             scale=_FROM_SCALES[spec.scale],
             unit=spec.unit,
             doc=spec.doc,
+            on_restart=_FROM_POLICIES[spec.on_restart],
         ),
         initial if current is None else current,
     )
@@ -140,9 +153,10 @@ def trigger_from_wire(message: types_pb2.TriggerSpec) -> TriggerSpec:
 
 def update_from_wire(message: control_pb2.VariableUpdate) -> Update:
     """Reads a wish for one variable."""
+    if_revision = message.if_revision if message.HasField("if_revision") else None
     if message.WhichOneof("new_value") == "text":
-        return Update(message.variable_id, text=message.text)
-    return Update(message.variable_id, value=value_from_wire(message.value))
+        return Update(message.variable_id, text=message.text, if_revision=if_revision)
+    return Update(message.variable_id, value=value_from_wire(message.value), if_revision=if_revision)
 
 
 def process_from_wire(message: types_pb2.Process) -> Process:
@@ -176,6 +190,17 @@ def outcome_from_wire(message: types_pb2.Outcome) -> Outcome:
     )
 
 
+def change_message(record: Record) -> types_pb2.Change:
+    """Returns a change as its message, by itself.
+
+    Raises:
+        TypeError: The record is no change.
+    """
+    if not isinstance(record.payload, Changed):
+        raise TypeError(f"record {record.revision} is no change")
+    return change_to_wire(record, record.payload)
+
+
 def change_to_wire(
     record: Record, changed: Changed, applies: Sequence[Record] = (), lapsed: Sequence[str] = ()
 ) -> types_pb2.Change:
@@ -197,6 +222,7 @@ def change_to_wire(
         firings=[types_pb2.Firing(trigger_id=item.trigger, number=item.number) for item in changed.firings],
         applies=[_apply_to_wire(apply) for apply in applies],
         lapsed_ids=lapsed,
+        undone_revision=changed.undoes,
     )
 
 
@@ -257,6 +283,9 @@ def event_to_wire(record: Record) -> control_pb2.Event:
     elif isinstance(payload, PortMoved):
         event.port_moved.port = payload.port
         event.port_moved.previous_port = payload.previous
+    elif isinstance(payload, Removed):
+        event.removed.actor = payload.actor
+        event.removed.reason = payload.reason
     return event
 
 
@@ -291,12 +320,14 @@ def job_to_wire(job: Job, status: JobStatus, step: int, sessions: Sequence[Sessi
         end_message="" if job.ended is None else job.ended.message,
         revision=job.revision,
         step=step,
+        world_size=job.world_size,
         ranks=[
             types_pb2.Rank(
                 rank=rank,
                 connected=rank in steps,
                 step=max(0, steps.get(rank, 0)),
                 process=_process_to_wire(state.process),
+                applied_revision=state.applied_revision,
             )
             for rank, state in sorted(job.ranks.items())
         ],

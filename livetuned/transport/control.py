@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +12,44 @@ import grpc
 from livetune.v1 import control_pb2, control_pb2_grpc, types_pb2
 from livetuned.domain import decide, limits
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
+from livetuned.domain.history import ChangeFilter
 from livetuned.domain.job import Job
 from livetuned.domain.lapse import lapsed
-from livetuned.domain.names import parse_job_resource
 from livetuned.domain.records import Applied, Changed, Record
+from livetuned.service.changes import Changes
 from livetuned.service.engine import Engine
 from livetuned.service.hub import Hub
 from livetuned.service.metrics import Metrics
 from livetuned.service.sessions import Sessions
 from livetuned.transport import codec
+from livetuned.transport.changing import Changing, actor_of, caller_of
+from livetuned.transport.scope import scoped_job
+from livetuned.transport.stalls import Stalls
+from livetuned.transport.watching import Events, watch
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
-ACTOR_KEY = "livetune-actor"
-"""Metadata in which a client says who asks. Believed as it is: only this user's programs reach the daemon."""
+
+class Count:
+    """How many streams of changes are open."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Counts one while it is open.
+
+        Raises:
+            DomainError: LIMIT_EXCEEDED.
+        """
+        if self._open >= limits.CHANGE_STREAMS:
+            raise limit_exceeded("change_streams", limits.CHANGE_STREAMS, "one stream of changes more")
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +60,10 @@ class Service:
     hub: Hub
     sessions: Sessions
     metrics: Metrics
-
-
-def scoped_job(scope: str, resource: str) -> str:
-    """Returns the job that a request speaks of.
-
-    Args:
-        scope: The job whose port the request came in by, ``""`` for none.
-        resource: What the request names: ``jobs/{job}``, or nothing on a job's port.
-
-    Raises:
-        DomainError: INVALID_REQUEST, INVALID_NAME, or JOB_NOT_FOUND for another job than the port's.
-    """
-    if not resource:
-        if not scope:
-            raise DomainError(Reason.INVALID_REQUEST, "the request names no job", rule="jobs/JOB")
-        return scope
-    job = parse_job_resource(resource)
-    if scope and job != scope:
-        raise DomainError(
-            Reason.JOB_NOT_FOUND,
-            f"job '{job}' is not served here: this is the port of job '{scope}'",
-            job=job,
-        )
-    return job
+    changes: Changes
+    events: Events
+    change_streams: Count
+    stalls: Stalls
 
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
@@ -72,6 +77,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
     def __init__(self, service: Service, scope: str = "") -> None:
         self._s = service
         self._scope = scope
+        self._changing = Changing(service.changes, scope)
 
     def _job(self, resource: str) -> Job:
         name = scoped_job(self._scope, resource)
@@ -113,135 +119,113 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         self, request: control_pb2.SetVariablesRequest, context: _Context
     ) -> control_pb2.SetVariablesResponse:
         """Changes variables, all or none."""
-        updates = [codec.update_from_wire(update) for update in request.updates]
-        if_revision = request.if_revision if request.HasField("if_revision") else None
-        record, ranks = await self._change(
-            request.job,
-            request.request_id,
-            lambda job: decide.set_variables(
-                job,
-                updates,
-                if_revision=if_revision,
-                actor=_actor(context),
-                reason=request.reason,
-                request_id=request.request_id,
-            ),
-        )
+        made = await self._changing.set(request, actor_of(context), caller_of(context))
         return control_pb2.SetVariablesResponse(
-            change=_change(record), store_id=self._s.engine.store_id, connected_ranks=ranks
+            change=codec.change_message(made.record),
+            store_id=self._s.engine.store_id,
+            connected_ranks=made.connected_ranks,
         )
 
     async def FireTriggers(  # noqa: N802
         self, request: control_pb2.FireTriggersRequest, context: _Context
     ) -> control_pb2.FireTriggersResponse:
         """Fires triggers, all or none."""
-        record, ranks = await self._change(
-            request.job,
-            request.request_id,
-            lambda job: decide.fire_triggers(
-                job,
-                list(request.trigger_ids),
-                actor=_actor(context),
-                reason=request.reason,
-                request_id=request.request_id,
-            ),
-        )
+        made = await self._changing.fire(request, actor_of(context), caller_of(context))
         return control_pb2.FireTriggersResponse(
-            change=_change(record), store_id=self._s.engine.store_id, connected_ranks=ranks
+            change=codec.change_message(made.record),
+            store_id=self._s.engine.store_id,
+            connected_ranks=made.connected_ranks,
         )
 
-    async def _change(
-        self, resource: str, request_id: str, decision: Callable[[Job], Changed]
-    ) -> tuple[Record, list[int]]:
-        counter = self._s.metrics.changes
-        try:
-            name = self._job(resource).name
+    async def UndoChange(  # noqa: N802
+        self, request: control_pb2.UndoChangeRequest, context: _Context
+    ) -> control_pb2.UndoChangeResponse:
+        """Undoes a change."""
+        made = await self._changing.undo(request, actor_of(context), caller_of(context))
+        return control_pb2.UndoChangeResponse(
+            change=codec.change_message(made.record),
+            store_id=self._s.engine.store_id,
+            connected_ranks=made.connected_ranks,
+        )
 
-            def once(job: Job | None) -> Changed | None:
-                if job is None:
-                    raise decide.job_not_found(name, [])
-                return None if request_id and request_id in job.requests else decision(job)
+    async def StreamChanges(  # noqa: N802
+        self, request_iterator: AsyncIterator[control_pb2.StreamChangesRequest], context: _Context
+    ) -> AsyncIterator[control_pb2.StreamChangesResponse]:
+        """Makes many changes over one stream."""
+        actor, caller, store_id = actor_of(context), caller_of(context), self._s.engine.store_id
+        with self._s.change_streams.one():
+            async for response in self._changing.stream(request_iterator, actor, caller, store_id):
+                yield response
 
-            record = await self._s.engine.submit(name, once)
-        except DomainError as error:
-            counter.labels(error.reason.name.lower()).inc()
-            raise
-        if record is None:
-            counter.labels("repeated").inc()
-            revision = self._job(resource).requests[request_id]
-            (record,), _ = await self._s.engine.history(name, revision + 1, 1)
+    async def RemoveJob(  # noqa: N802
+        self, request: control_pb2.RemoveJobRequest, context: _Context
+    ) -> control_pb2.RemoveJobResponse:
+        """Ends a job that is lost, or forgets one that has ended."""
+        job = self._job(request.name)
+        actor = actor_of(context)
+        ended = job.ended is not None
+        if ended:
+            await self._s.sessions.remove(job.name, actor, request.reason)
         else:
-            counter.labels("accepted").inc()
-            self._s.sessions.committed(record.revision)
-        return record, [session.rank for session in self._s.sessions.connected(name)]
+            why = f": {request.reason}" if request.reason else ""
+            await self._s.sessions.give_up(job.name, f"given up by {actor or 'unknown'}{why}")
+        return control_pb2.RemoveJobResponse(
+            state=types_pb2.JOB_STATE_UNSPECIFIED if ended else types_pb2.JOB_STATE_FAILED,
+            store_id=self._s.engine.store_id,
+        )
 
     async def ListChanges(  # noqa: N802
         self, request: control_pb2.ListChangesRequest, context: _Context
     ) -> control_pb2.ListChangesResponse:
         """Lists a page of the changes of a job with what became of them."""
-        job = self._job(request.job)
-        if request.page_size < 0 or request.before_revision < 0:
-            raise DomainError(Reason.INVALID_REQUEST, "page_size and before_revision must not be negative", rule=">= 0")
+        job = self._job(request.job).name if request.job or self._scope else ""
+        if min(request.page_size, request.before_revision, request.after_revision) < 0:
+            raise DomainError(
+                Reason.INVALID_REQUEST,
+                "page_size, before_revision and after_revision must not be negative",
+                rule=">= 0",
+            )
         if request.page_size > limits.HISTORY_PAGE:
             raise limit_exceeded("history_page", limits.HISTORY_PAGE, f"page of {request.page_size:,} changes")
-        limit = request.page_size or 100
-        before = request.before_revision or self._s.engine.revision + 1
-        # One more than asked for tells whether there is a page before this one.
-        changes, applies = await self._s.engine.history(job.name, before, limit + 1)
-        page = changes[-limit:]
+        engine = self._s.engine
+        page = await engine.history(
+            job,
+            request.before_revision or engine.revision + 1,
+            request.page_size or 100,
+            ChangeFilter(
+                after=request.after_revision,
+                target=request.target_id,
+                actor=request.actor,
+                since_us=request.since_time.ToMicroseconds() if request.HasField("since_time") else None,
+                until_us=request.until_time.ToMicroseconds() if request.HasField("until_time") else None,
+            ),
+        )
         return control_pb2.ListChangesResponse(
-            changes=[_past_change(job, record, applies[record.revision]) for record in page],
-            store_id=self._s.engine.store_id,
-            previous_before_revision=page[0].revision if len(changes) > limit else 0,
+            changes=[
+                _past_change(engine.job(record.job), record, page.applies[record.revision]) for record in page.changes
+            ],
+            store_id=engine.store_id,
+            previous_before_revision=page.before,
+            compacted_revision=engine.compacted,
         )
 
-    async def Watch(  # noqa: N802
+    async def Watch(  # type: ignore[override] # noqa: N802 - bytes go through unchanged: see the interceptor
         self, request: control_pb2.WatchRequest, context: _Context
-    ) -> AsyncIterator[control_pb2.WatchResponse]:
+    ) -> AsyncIterator[control_pb2.WatchResponse | bytes]:
         """Follows the log from a revision on."""
-        engine, hub = self._s.engine, self._s.hub
         job = self._job(request.job).name if request.job or self._scope else ""
-        if request.store_id and request.store_id != engine.store_id:
-            raise DomainError(
-                Reason.STORE_REPLACED,
-                "the daemon's store is another one than the revision comes from: list again, then watch from there",
-                value=request.store_id[:100],
-                rule=engine.store_id,
-            )
-        after = request.after_revision if request.HasField("after_revision") else hub.revision
-        if not 0 <= after <= hub.revision:
-            raise DomainError(
-                Reason.INVALID_REQUEST, f"revision {after} is not one of this store: the last one is {hub.revision}",
-                rule=f"0 <= revision <= {hub.revision}", value=str(after),
-            )  # fmt: skip
-        with hub.watching():
-            cursor = hub.cursor(after, job)
-            yield control_pb2.WatchResponse(store_id=engine.store_id, bookmark=control_pb2.Bookmark(revision=after))
-            while True:
-                for record in await cursor.next():
-                    yield control_pb2.WatchResponse(store_id=engine.store_id, event=codec.event_to_wire(record))
+        service = self._s
+        async for response in watch(
+            service.engine, service.hub, service.events, job, request, lambda known: self._to_wire(known, full=True)
+        ):
+            yield response
 
 
-def _change(record: Record) -> types_pb2.Change:
-    return codec.change_to_wire(record, _changed(record))
-
-
-def _past_change(job: Job, record: Record, applies: list[Record]) -> types_pb2.Change:
+def _past_change(job: Job | None, record: Record, applies: list[Record]) -> types_pb2.Change:
+    changed = record.payload
+    if not isinstance(changed, Changed):
+        raise TypeError(f"record {record.revision} is no change")
     acknowledged = {
         outcome.target for apply in applies if isinstance(apply.payload, Applied) for outcome in apply.payload.outcomes
     }
-    changed = _changed(record)
     return codec.change_to_wire(record, changed, applies, lapsed(job, record.revision, changed, acknowledged))
-
-
-def _changed(record: Record) -> Changed:
-    if not isinstance(record.payload, Changed):
-        raise TypeError(f"record {record.revision} is no change")
-    return record.payload
-
-
-def _actor(context: _Context) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == ACTOR_KEY:
-            return value if isinstance(value, str) else value.decode("utf-8", "replace")
-    return ""

@@ -14,8 +14,10 @@ from livetuned.domain.errors import DomainError, Reason
 from livetuned.domain.records import Changed
 from livetuned.service import sessions
 from livetuned.service.hub import Cursor
+from livetuned.store.interface import CompactedError
 from livetuned.transport import codec
-from livetuned.transport.control import Service, scoped_job
+from livetuned.transport.control import Service
+from livetuned.transport.scope import scoped_job
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +44,21 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         self, request: job_pb2.RegisterRequest, context: _Context
     ) -> job_pb2.RegisterResponse:
         """Registers a process as a rank of a job."""
-        job, revision = await self._s.sessions.register(
+        registration = await self._s.sessions.register(
             scoped_job(self._scope, request.job),
             rank=request.rank,
             world_size=request.world_size or 1,
             instance_id=request.instance_id,
             process=codec.process_from_wire(request.process),
+            token=request.job_token,
         )
-        return job_pb2.RegisterResponse(store_id=self._s.engine.store_id, run=job.run, port=job.port, revision=revision)
+        return job_pb2.RegisterResponse(
+            store_id=self._s.engine.store_id,
+            run=registration.job.run,
+            port=registration.job.port,
+            revision=registration.revision,
+            job_token=registration.token,
+        )
 
     async def Session(  # noqa: N802
         self, request_iterator: AsyncIterator[job_pb2.SessionRequest], context: _Context
@@ -59,7 +68,6 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         if first is None or first.WhichOneof("message") != "open":
             raise DomainError(Reason.INVALID_REQUEST, "a session begins with `open`", rule="open first")
         opening = first.open
-        session = self._s.sessions.open(scoped_job(self._scope, opening.job), opening.rank, opening.instance_id)
         engine = self._s.engine
         after = opening.after_revision
         if not 0 <= after <= engine.revision:
@@ -68,6 +76,16 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 f"revision {after} is not one of this store",
                 rule=f"<= {engine.revision}",
             )
+        session = self._s.sessions.open(
+            scoped_job(self._scope, opening.job),
+            opening.rank,
+            opening.instance_id,
+            opening.job_token,
+            opening.declared_store_id,
+        )
+        if opening.latest_only or after < engine.compacted:
+            # The answers to the declarations carry every value and firing that counts.
+            after = engine.revision
         responses: _Responses = asyncio.Queue(_UNSENT)
         tasks = [
             asyncio.create_task(_or_error(self._listen(session, request_iterator, responses), responses)),
@@ -148,7 +166,14 @@ class JobService(job_pb2_grpc.JobServiceServicer):
 
 async def _tell(cursor: Cursor, responses: _Responses) -> None:
     while True:
-        for record in await cursor.next():
+        try:
+            records = await cursor.next()
+        except CompactedError:
+            raise DomainError(
+                Reason.WATCH_TOO_SLOW,
+                "the process is so far behind that the changes it has not seen are not kept any more",
+            ) from None
+        for record in records:
             if isinstance(record.payload, Changed):
                 await responses.put(job_pb2.SessionResponse(change=codec.change_to_wire(record, record.payload)))
 

@@ -11,9 +11,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from livetune.v1 import control_pb2, control_pb2_grpc, job_pb2, job_pb2_grpc
+from livetune.v1 import admin_pb2, admin_pb2_grpc, control_pb2, control_pb2_grpc, job_pb2, job_pb2_grpc
 from livetuned.domain import limits
 from livetuned.transport.addresses import Address, AddressError, TcpAddress, UnixAddress, prepare_socket
+from livetuned.transport.admin import AdminService
 from livetuned.transport.control import ControlService, Service
 from livetuned.transport.interceptor import ErrorInterceptor
 from livetuned.transport.jobs import JobService
@@ -22,6 +23,8 @@ _NAMES = (
     control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name,
     job_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
 )
+
+_ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 
 _OPTIONS: list[tuple[str, Any]] = [
     # Two programs must not share a port unnoticed.
@@ -54,12 +57,17 @@ class Servers:
         self._health: list[health.aio.HealthServicer] = []
 
     def _build(self, scope: str) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
-        server = grpc.aio.server(interceptors=[ErrorInterceptor(self._service.metrics)], options=_OPTIONS)
+        server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(self._service.metrics, self._service.stalls)], options=_OPTIONS
+        )
         control_pb2_grpc.add_ControlServiceServicer_to_server(ControlService(self._service, scope), server)
         job_pb2_grpc.add_JobServiceServicer_to_server(JobService(self._service, scope), server)
+        if not scope:
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self._service.engine), server)
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-        reflection.enable_server_reflection((*_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        names = _NAMES if scope else (*_NAMES, _ADMIN)
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server, servicer
 
     async def listen(self, addresses: list[Address]) -> list[Address]:

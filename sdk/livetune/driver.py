@@ -58,6 +58,8 @@ class Identity:
     instance_id: str
     rank: int
     world_size: int
+    latest_only: bool = False
+    """After a break, only the newest value of each variable."""
 
 
 class Driver:
@@ -80,6 +82,7 @@ class Driver:
         self._out: queue.SimpleQueue[m.Message | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._call: Any = None  # the open stream; grpc's call objects have no common type
+        self._token = ""
         self._told = ""
         self._refused = False
         self._position_refused = False
@@ -133,6 +136,7 @@ class Driver:
             stub = job_pb2_grpc.JobServiceStub(channel)
             answer = stub.Register(self._registration(), timeout=REGISTER_SECONDS)
             self._refused = False
+            self._token = answer.job_token
             self._deliver(wire.registered_from_response(answer))
             self._call = stub.Session(self._requests())
             if self._stopped.is_set():  # stop() may have come too early to see the call
@@ -172,6 +176,7 @@ class Driver:
                 command=" ".join(sys.orig_argv).encode("utf-8", "replace").decode()[:1000],
                 sdk_version=__version__,
             ),
+            job_token=self._token,
         )
 
     def _requests(self) -> Iterator[job_pb2.SessionRequest]:
@@ -190,7 +195,12 @@ class Driver:
             if message is None:
                 return
             yield wire.request_from_message(
-                message, job=identity.job, instance_id=identity.instance_id, rank=identity.rank
+                message,
+                job=identity.job,
+                instance_id=identity.instance_id,
+                rank=identity.rank,
+                token=self._token,
+                latest_only=identity.latest_only,
             )
 
     def _explain(self, error: Exception) -> None:

@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from livetune import messages as m
 from livetune.driver import Driver, Identity
@@ -45,7 +45,7 @@ _jobs: weakref.WeakSet[Job] = weakref.WeakSet()
 _live_lock = threading.Lock()
 
 
-def init(name: str, *, endpoint: str | None = None) -> Job:
+def init(name: str, *, endpoint: str | None = None, latest_only: bool = False) -> Job:
     """Make this process a tunable job. Returns at once, whether a daemon is there or not.
 
     A daemon is looked for at ``LIVETUNE_ENDPOINT``, then at the user's socket, the system's socket and
@@ -55,6 +55,8 @@ def init(name: str, *, endpoint: str | None = None) -> Job:
     Args:
         name: 1 to 63 lower-case letters, digits and hyphens.
         endpoint: ``unix:/path`` or ``host:port``, to look nowhere else.
+        latest_only: After a break, take only the newest value of each variable, not every change between. Firings of
+            triggers are never left out.
 
     Raises:
         InvalidNameError: The name breaks the rule.
@@ -70,7 +72,7 @@ def init(name: str, *, endpoint: str | None = None) -> Job:
     with _live_lock:
         if name in _live:
             raise JobExistsError(f"job {name!r} is live in this process already: finish() it first, or use that one")
-        job = _live[name] = Job(name, endpoint=endpoint, rank=rank, world_size=world_size)
+        job = _live[name] = Job(name, endpoint=endpoint, rank=rank, world_size=world_size, latest_only=latest_only)
     job._start()  # noqa: SLF001 - made here
     return job
 
@@ -94,7 +96,9 @@ class Job:
     the end, as failed if an exception leaves.
     """
 
-    def __init__(self, name: str, *, endpoint: str | None, rank: int, world_size: int) -> None:
+    def __init__(
+        self, name: str, *, endpoint: str | None, rank: int, world_size: int, latest_only: bool = False
+    ) -> None:
         self._name = name
         self._step = 0
         self._started = False
@@ -110,7 +114,7 @@ class Job:
         self._connected = threading.Event()
         self._recorded = threading.Event()
         self._finished = False
-        identity = Identity(name, uuid.uuid4().hex, rank, world_size)
+        identity = Identity(name, uuid.uuid4().hex, rank, world_size, latest_only)
         self._driver: Driver | None = Driver(identity, endpoint, self._deliver, self._reached)
         _jobs.add(self)
 
@@ -121,7 +125,15 @@ class Job:
     # -- declarations --
 
     @overload
-    def variable(self, name: str, initial: bool, *, unit: str = "", doc: str = "") -> Variable[bool]: ...
+    def variable(
+        self,
+        name: str,
+        initial: bool,
+        *,
+        unit: str = "",
+        doc: str = "",
+        on_restart: Literal["keep", "reset"] = "keep",
+    ) -> Variable[bool]: ...
 
     @overload
     def variable(
@@ -134,6 +146,7 @@ class Job:
         scale: str | None = None,
         unit: str = "",
         doc: str = "",
+        on_restart: Literal["keep", "reset"] = "keep",
     ) -> Variable[int]: ...
 
     @overload
@@ -147,11 +160,19 @@ class Job:
         scale: str | None = None,
         unit: str = "",
         doc: str = "",
+        on_restart: Literal["keep", "reset"] = "keep",
     ) -> Variable[float]: ...
 
     @overload
     def variable(
-        self, name: str, initial: str, *, choices: Sequence[str] | None = None, unit: str = "", doc: str = ""
+        self,
+        name: str,
+        initial: str,
+        *,
+        choices: Sequence[str] | None = None,
+        unit: str = "",
+        doc: str = "",
+        on_restart: Literal["keep", "reset"] = "keep",
     ) -> Variable[str]: ...
 
     def variable(
@@ -165,6 +186,7 @@ class Job:
         scale: str | None = None,
         unit: str = "",
         doc: str = "",
+        on_restart: Literal["keep", "reset"] = "keep",
     ) -> Variable[Any]:
         """Declare a value that can be changed from outside. Declaring the same again gives the same object.
 
@@ -177,6 +199,9 @@ class Job:
             scale: ``"linear"`` or ``"log"``: how a control should space the values.
             unit: The value's unit as a person reads it, such as ``"1/step"``.
             doc: One sentence for whoever is about to change it.
+            on_restart: What it begins with when the program is started again after its run was lost (killed, cut off):
+                ``"keep"`` the value that was asked for last, ``"reset"`` `initial`; but a change that the lost run had
+                not taken yet still applies.
 
         Raises:
             InvalidNameError: The name breaks the rule.
@@ -184,7 +209,15 @@ class Job:
             JobFinishedError: The job has ended.
         """
         spec = VariableSpec.declare(
-            name, initial, minimum=min, maximum=max, choices=choices, scale=scale, unit=unit, doc=doc
+            name,
+            initial,
+            minimum=min,
+            maximum=max,
+            choices=choices,
+            scale=scale,
+            unit=unit,
+            doc=doc,
+            on_restart=on_restart,
         )
         with self._lock:
             if self._declares(spec):

@@ -23,6 +23,8 @@ class Open:
     """First message of a stream: who speaks, and from which revision on it wants changes."""
 
     after_revision: int
+    declared_store_id: str = ""
+    """The store that last took what this process declared; "" for none."""
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ class Session:
         self._unanswered = 0
         """Declarations on this stream that the daemon has not answered yet."""
         self._store_id = ""
+        self._declared_store_id = ""
+        """The store that last took what this process declared: its values come from there."""
         self._received = 0
         self._open = False
         self._known = False
@@ -227,7 +229,7 @@ class Session:
             self._forget_store()
             self._store_id = event.store_id
             self._received = event.revision
-        return [m.Send(m.Open(self._received))]
+        return [m.Send(m.Open(self._received, self._declared_store_id))]
 
     def _forget_store(self) -> None:
         # Revisions of another store mean nothing in this one. Values stay: the daemon learns them from declarations.
@@ -262,6 +264,8 @@ class Session:
         actions: list[m.Action] = []
         self._unanswered = max(0, self._unanswered - 1)
         self._known = self._known or not self._unanswered
+        if self._known:
+            self._declared_store_id = self._store_id
         for answer in event.variables:
             actions += self._variable_answered(answer)
         for firing in event.triggers:

@@ -12,6 +12,7 @@ from livetune.errors import DeclarationError, InvalidNameError
 
 __all__ = [
     "Kind",
+    "RestartPolicy",
     "Scalar",
     "Scale",
     "TriggerSpec",
@@ -52,6 +53,13 @@ class Scale(enum.Enum):
     LOG = "log"
 
 
+class RestartPolicy(enum.Enum):
+    """What a variable begins with when its program is started again after its run was lost."""
+
+    KEEP = "keep"
+    RESET = "reset"
+
+
 @dataclass(frozen=True)
 class TriggerSpec:
     """What a program declares about a trigger."""
@@ -78,6 +86,7 @@ class VariableSpec:
     scale: Scale | None = None
     unit: str = ""
     doc: str = ""
+    on_restart: RestartPolicy = RestartPolicy.KEEP
 
     @classmethod
     def declare(
@@ -91,6 +100,7 @@ class VariableSpec:
         scale: str | None = None,
         unit: str = "",
         doc: str = "",
+        on_restart: str = "keep",
     ) -> VariableSpec:
         """Check a declaration and bring its values into the variable's type.
 
@@ -110,6 +120,7 @@ class VariableSpec:
             scale=_scale(name, kind, scale),
             unit=_text(name, "unit", unit),
             doc=_text(name, "doc", doc),
+            on_restart=_restart_policy(name, on_restart),
         )
         spec._check_itself()
         return spec
@@ -278,6 +289,15 @@ def _choices(name: str, kind: Kind, choices: Sequence[str] | None) -> tuple[str,
     if len(set(choices)) != len(choices):
         raise DeclarationError(f"variable {name!r}: choices must differ from each other, got {choices!r}")
     return tuple(str(choice) for choice in choices)
+
+
+def _restart_policy(name: str, policy: str) -> RestartPolicy:
+    try:
+        return RestartPolicy(policy)
+    except ValueError:
+        raise DeclarationError(
+            f"variable {name!r}: on_restart must be 'keep' or 'reset', got {_shown(policy)}"
+        ) from None
 
 
 def _scale(name: str, kind: Kind, scale: str | None) -> Scale | None:

@@ -6,7 +6,7 @@ import math
 
 from livetune import messages as m
 from livetune.errors import WireError
-from livetune.specs import Kind, Scalar, Scale, TriggerSpec, VariableSpec
+from livetune.specs import Kind, RestartPolicy, Scalar, Scale, TriggerSpec, VariableSpec
 from livetune.v1 import job_pb2, types_pb2
 
 __all__ = [
@@ -29,6 +29,10 @@ _KINDS = {
     Kind.STR: types_pb2.VARIABLE_TYPE_STRING,
 }
 _SCALES = {None: types_pb2.SCALE_UNSPECIFIED, Scale.LINEAR: types_pb2.SCALE_LINEAR, Scale.LOG: types_pb2.SCALE_LOG}
+_POLICIES = {
+    RestartPolicy.KEEP: types_pb2.RESTART_POLICY_KEEP,
+    RestartPolicy.RESET: types_pb2.RESTART_POLICY_RESET,
+}
 _STATUSES = {
     m.Status.APPLIED: types_pb2.APPLY_STATUS_APPLIED,
     m.Status.REFUSED: types_pb2.APPLY_STATUS_REFUSED,
@@ -154,14 +158,23 @@ def spec_to_proto(spec: VariableSpec) -> types_pb2.VariableSpec:
         scale=_SCALES[spec.scale],
         unit=spec.unit,
         doc=spec.doc,
+        on_restart=_POLICIES[spec.on_restart],
     )
 
 
-def request_from_message(message: m.Message, *, job: str, instance_id: str, rank: int) -> job_pb2.SessionRequest:
-    """Translate a message of the session; the keywords say who speaks, for the opening one."""
+def request_from_message(
+    message: m.Message, *, job: str, instance_id: str, rank: int, token: str, latest_only: bool = False
+) -> job_pb2.SessionRequest:
+    """Translate a message of the session; the keywords say who speaks and how, for the opening one."""
     if isinstance(message, m.Open):
         opening = job_pb2.SessionOpen(
-            job=job_name(job), instance_id=instance_id, rank=rank, after_revision=message.after_revision
+            job=job_name(job),
+            instance_id=instance_id,
+            rank=rank,
+            after_revision=message.after_revision,
+            job_token=token,
+            latest_only=latest_only,
+            declared_store_id=message.declared_store_id,
         )
         return job_pb2.SessionRequest(open=opening)
     if isinstance(message, m.Declare):

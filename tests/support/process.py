@@ -34,6 +34,7 @@ class Process:
         self.instance_id = instance_id or uuid.uuid4().hex
         self.rank = rank
         self.world_size = world_size
+        self.token = ""
         self.registration: job_pb2.RegisterResponse | None = None
         self._up: queue.SimpleQueue[job_pb2.SessionRequest | None] = queue.SimpleQueue()
         self._down: Iterator[job_pb2.SessionResponse] | None = None
@@ -42,16 +43,19 @@ class Process:
         self.registration = self._stub.Register(
             job_pb2.RegisterRequest(
                 job=self.job, instance_id=self.instance_id, rank=self.rank, world_size=self.world_size,
-                process=types_pb2.Process(host="testhost", pid=42, user="tester"),
+                process=types_pb2.Process(host="testhost", pid=42, user="tester"), job_token=self.token,
             ),
             timeout=10,
         )  # fmt: skip
+        self.token = self.registration.job_token
         return self.registration
 
     def open(self, after_revision: int | None = None) -> job_pb2.SessionOpened:
         assert self.registration is not None
         after = self.registration.revision if after_revision is None else after_revision
-        opening = job_pb2.SessionOpen(job=self.job, instance_id=self.instance_id, rank=self.rank, after_revision=after)
+        opening = job_pb2.SessionOpen(
+            job=self.job, instance_id=self.instance_id, rank=self.rank, after_revision=after, job_token=self.token
+        )
         self._up.put(job_pb2.SessionRequest(open=opening))
         self._down = self._stub.Session(iter(self._up.get, None), timeout=60)
         return self.expect("opened").opened

@@ -1,0 +1,105 @@
+"""A watch on the wire: where it begins, snapshots where events alone won't do, bookmarks, one message for all."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+
+from livetune.v1 import control_pb2, types_pb2
+from livetuned.domain import limits
+from livetuned.domain.errors import DomainError, Reason
+from livetuned.domain.job import Job
+from livetuned.domain.records import Record
+from livetuned.service.engine import Engine
+from livetuned.service.hub import Hub
+from livetuned.store.interface import CompactedError
+from livetuned.transport import codec
+
+
+class Events:
+    """Records as messages that every watcher gets: written once, sent to many.
+
+    Args:
+        capacity: How many are kept.
+    """
+
+    def __init__(self, capacity: int = limits.HUB_RECORDS) -> None:
+        self._capacity = capacity
+        self._known: OrderedDict[int, bytes] = OrderedDict()
+
+    def message(self, record: Record, store_id: str) -> bytes:
+        """Returns a record as a serialised `WatchResponse`."""
+        known = self._known.get(record.revision)
+        if known is None:
+            response = control_pb2.WatchResponse(store_id=store_id, event=codec.event_to_wire(record))
+            known = self._known[record.revision] = response.SerializeToString()
+            if len(self._known) > self._capacity:
+                self._known.popitem(last=False)
+        return known
+
+
+async def watch(
+    engine: Engine,
+    hub: Hub,
+    events: Events,
+    job: str,
+    request: control_pb2.WatchRequest,
+    to_wire: Callable[[Job], types_pb2.Job],
+) -> AsyncIterator[control_pb2.WatchResponse | bytes]:
+    """Yields what a watch shows: a bookmark or a snapshot, then events, and bookmarks while nothing happens.
+
+    Args:
+        engine: Whose state and records.
+        hub: Who tells of new ones.
+        events: Their messages.
+        job: Only of this job, ``""`` for all.
+        request: Where it begins.
+        to_wire: Writes a job for a snapshot.
+
+    Raises:
+        DomainError: INVALID_REQUEST for a negative revision; LIMIT_EXCEEDED.
+        StoreDamagedError: A stored record can't be read.
+    """
+    store_id = engine.store_id
+    after = request.after_revision if request.HasField("after_revision") else hub.revision
+    if after < 0:
+        raise DomainError(
+            Reason.INVALID_REQUEST, f"after_revision {after} is negative", rule="revision >= 0", value=str(after)
+        )
+    cause = _cause(engine, hub, request, after)
+    with hub.watching():
+        while True:
+            if cause != control_pb2.SNAPSHOT_CAUSE_UNSPECIFIED:
+                begin = control_pb2.SnapshotBegin(cause=cause)
+                # All of it as of one revision: jobs are immutable, and nothing is awaited between these lines.
+                after, jobs = hub.revision, [known for known in engine.jobs() if job in ("", known.name)]
+                yield control_pb2.WatchResponse(store_id=store_id, snapshot_begin=begin)
+                for known in jobs:
+                    yield control_pb2.WatchResponse(store_id=store_id, snapshot_job=to_wire(known))
+            cursor = hub.cursor(after, job)
+            yield control_pb2.WatchResponse(store_id=store_id, bookmark=control_pb2.Bookmark(revision=after))
+            told = after
+            try:
+                while True:
+                    records = await cursor.next_or_tick()
+                    for record in records:
+                        yield events.message(record, store_id)
+                    if not records and cursor.position > told:
+                        bookmark = control_pb2.Bookmark(revision=cursor.position)
+                        yield control_pb2.WatchResponse(store_id=store_id, bookmark=bookmark)
+                    told = cursor.position
+            except CompactedError:
+                cause = control_pb2.SNAPSHOT_CAUSE_COMPACTED
+
+
+def _cause(
+    engine: Engine, hub: Hub, request: control_pb2.WatchRequest, after: int
+) -> control_pb2.SnapshotCause.ValueType:
+    """Tells why a watch must begin with a snapshot; UNSPECIFIED if it need not."""
+    if (request.store_id and request.store_id != engine.store_id) or after > hub.revision:
+        return control_pb2.SNAPSHOT_CAUSE_STORE_REPLACED
+    if request.snapshot:
+        return control_pb2.SNAPSHOT_CAUSE_REQUESTED
+    if after < engine.compacted:
+        return control_pb2.SNAPSHOT_CAUSE_COMPACTED
+    return control_pb2.SNAPSHOT_CAUSE_UNSPECIFIED
