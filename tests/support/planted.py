@@ -1,0 +1,60 @@
+"""The daemon with something planted in it, named by the first argument: see `PLANTS`. The rest is the daemon's own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from livetuned.domain import limits
+
+
+def stall_seconds(value: str) -> None:
+    """A stream that nobody reads is given up after so long: the test need not wait half a minute."""
+    limits.WATCH_STALL_SECONDS = float(value)
+
+
+def no_ping_timeout(_: str) -> None:
+    """Keepalive without the time-out of its own that a ping has: a frozen peer is held for more than a minute."""
+    from livetuned.transport import server
+
+    server._OPTIONS[:] = [option for option in server._OPTIONS if option[0] != "grpc.http2.ping_timeout_ms"]
+
+
+def queue_per_watcher(_: str) -> None:
+    """Every watcher has a queue of messages of its own, without a limit: what is not read is kept."""
+    from livetuned.transport import control
+
+    watch = control.watch
+
+    async def queued(*arguments: Any) -> AsyncIterator[Any]:
+        waiting: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def fill() -> None:
+            async for message in watch(*arguments):
+                waiting.put_nowait(bytes(bytearray(message)) if isinstance(message, bytes) else message)
+
+        filling = asyncio.create_task(fill())
+        try:
+            while True:
+                yield await waiting.get()
+        finally:
+            filling.cancel()
+
+    control.watch = queued
+
+
+PLANTS: dict[str, Callable[[str], None]] = {
+    "stall_seconds": stall_seconds,
+    "no_ping_timeout": no_ping_timeout,
+    "queue_per_watcher": queue_per_watcher,
+}
+
+if __name__ == "__main__":
+    for plant in sys.argv.pop(1).split(","):
+        name, _, value = plant.partition("=")
+        PLANTS[name](value)
+    from livetuned.daemon.cli import main
+
+    main(prog_name="livetuned")
