@@ -57,14 +57,17 @@ async def watch(
         to_wire: Writes a job for a snapshot.
 
     Raises:
-        DomainError: INVALID_REQUEST for a negative revision; LIMIT_EXCEEDED.
+        DomainError: INVALID_REQUEST for a revision that this store never had; LIMIT_EXCEEDED.
         StoreDamagedError: A stored record can't be read.
     """
     store_id = engine.store_id
     after = request.after_revision if request.HasField("after_revision") else hub.revision
-    if after < 0:
+    if after < 0 or (after > hub.revision and not request.store_id):
         raise DomainError(
-            Reason.INVALID_REQUEST, f"after_revision {after} is negative", rule="revision >= 0", value=str(after)
+            Reason.INVALID_REQUEST,
+            f"revision {after} is not one of this store: the last one is {hub.revision}",
+            rule=f"0 <= revision <= {hub.revision}",
+            value=str(after),
         )
     cause = _cause(engine, hub, request, after)
     with hub.watching():

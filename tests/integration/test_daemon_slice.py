@@ -112,8 +112,6 @@ def test_every_refusal_names_the_thing_the_rule_and_the_value(daemon: Daemon) ->
              grpc.StatusCode.INVALID_ARGUMENT, "INVALID_NAME", "jobs/JOB"),
             (lambda: control.ListChanges(control_pb2.ListChangesRequest(job="jobs/vgg", page_size=5_000)),
              grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED", "history_page"),
-            (lambda: next(control.Watch(control_pb2.WatchRequest(after_revision=0, store_id="other"))),
-             grpc.StatusCode.FAILED_PRECONDITION, "STORE_REPLACED", "another one"),
             (lambda: next(control.Watch(control_pb2.WatchRequest(after_revision=10**6))),
              grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "1000000"),
         ]  # fmt: skip

@@ -15,10 +15,12 @@ from livetuned.domain import decide
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.domain.job import Job
 from livetuned.domain.records import ApplyStatus, Changed, Outcome, Payload, Record
+from livetuned.domain.specs import TriggerSpec
 from livetuned.domain.state import State
 from livetuned.service.engine import Engine
 from livetuned.service.hub import Cursor, Hub
 from livetuned.service.metrics import Metrics
+from livetuned.store.interface import CompactedError
 from livetuned.store.sqlite import SqliteStore
 from support.domain import PROCESS, spec
 
@@ -36,6 +38,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.desired: dict[tuple[str, str], float] = {}
         self.instance: dict[str, str] = {}
         self.pending: dict[str, list[int]] = {}
+        self.newest: dict[str, int] = {}
         self.acknowledged: list[int] = []
         self.watched = State()
         self.open()
@@ -44,7 +47,7 @@ class EngineMachine(RuleBasedStateMachine):
         async def start() -> None:
             self.store = SqliteStore(Path(self.folder.name) / "s.db")
             self.hub = Hub(self.store, capacity=4)
-            self.engine = Engine(self.store, self.hub, Metrics("test"))
+            self.engine = Engine(self.store, self.hub, Metrics("test"), snapshot_lag=5)
             await self.engine.start()
 
         self.loop.run_until_complete(start())
@@ -100,7 +103,7 @@ class EngineMachine(RuleBasedStateMachine):
             declarations = [
                 decide.Declaration(item, item.initial) for item in (spec("lr", 0.5, 0.0, 1.0), spec("wd", 0.0))
             ]
-            declared, errors = decide.declare(state, 0, self.instance[job], declarations, [decide.TriggerSpec("save")])
+            declared, errors = decide.declare(state, 0, self.instance[job], declarations, [TriggerSpec("save")])
             assert {} == errors
             return declared
 
@@ -129,6 +132,7 @@ class EngineMachine(RuleBasedStateMachine):
                 assert isinstance(answer.payload, Changed)
                 assert self.desired[job, "lr"] == answer.payload.assignments[0].old
                 self.desired[job, "lr"], self.desired[job, "wd"] = value, wd
+                self.newest[job] = answer.revision
 
     @rule(job=JOBS)
     def fire_and_consume(self, job: str) -> None:
@@ -176,12 +180,61 @@ class EngineMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(crash())
         self.open()
 
+    @rule(job=JOBS, force=st.booleans())
+    def undo_the_newest(self, job: str, force: bool) -> None:
+        revision = self.newest.get(job, 0)
+        state = self.engine.job(job)
+        if not revision or state is None or self.ended(job) or (job, "lr") not in self.desired:
+            return
+        found = self.loop.run_until_complete(self.engine.change(state, revision))
+        if not found:
+            assert revision <= self.engine.compacted
+            return
+
+        def decision(state: Job | None) -> Payload | None:
+            assert state is not None
+            return decide.undo(state, found[0], force=force)
+
+        (answer,) = self.submit((job, decision))
+        if isinstance(answer, DomainError):
+            assert Reason.UNDO_CONFLICT is answer.reason  # a declaration, or an undo, came after it
+            assert not force
+            return
+        assert isinstance(answer, Record)
+        assert isinstance(answer.payload, Changed)
+        for item in answer.payload.assignments:
+            assert self.desired[job, item.variable] == item.old
+            self.desired[job, item.variable] = item.new  # type: ignore[assignment] # both are floats
+
+    @rule(job=JOBS)
+    def remove(self, job: str) -> None:
+        def decision(state: Job | None) -> Payload | None:
+            return None if state is None else decide.remove(state, "ann", "")
+
+        (answer,) = self.submit((job, decision))
+        assert isinstance(answer, Record) == (self.engine.job(job) is None)
+        if isinstance(answer, Record):
+            self.forget(job)
+            self.instance.pop(job)
+            self.newest.pop(job, None)
+            self.register(job, "c")
+
+    @rule(share=st.floats(0, 1))
+    def compact(self, share: float) -> None:
+        self.loop.run_until_complete(self.engine.compact(int(share * self.engine.revision)))
+        assert self.engine.compacted <= self.engine.covered
+
     @rule()
     def watch_on(self) -> None:
         async def read() -> None:
             while self.cursor.position < self.hub.revision:
-                for record in await self.cursor.next():
-                    self.watched.fold(record)  # refuses a gap, a repeat and disorder
+                try:
+                    for record in await self.cursor.next():
+                        self.watched.fold(record)  # refuses a gap, a repeat and disorder
+                except CompactedError:
+                    assert self.cursor.position < self.engine.compacted
+                    self.watched = State(self.engine.jobs(), self.engine.revision)  # as a snapshot on a watch
+                    self.cursor = self.hub.cursor(self.engine.revision)
 
         self.loop.run_until_complete(read())
         assert self.engine.revision == self.watched.revision

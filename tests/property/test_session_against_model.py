@@ -12,6 +12,7 @@ from livetune.specs import TriggerSpec as SdkTriggerSpec
 from livetune.specs import VariableSpec as SdkVariableSpec
 from livetuned.domain import decide
 from livetuned.domain.records import ApplyStatus, Changed, Outcome
+from livetuned.domain.specs import TriggerSpec
 from support.domain import JobLog, spec
 
 NAMES = ("lr", "wd")
@@ -107,7 +108,7 @@ class SessionMachine(RuleBasedStateMachine):
             0,
             "a",
             [decide.Declaration(spec(item.name, item.initial), current) for item, current in message.variables],
-            [decide.TriggerSpec(item.name) for item in message.triggers],
+            [TriggerSpec(item.name) for item in message.triggers],
         )
         assert {} == errors
         job = self.log.record(declared)

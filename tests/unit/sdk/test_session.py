@@ -277,7 +277,7 @@ def test_declarations_are_spread_over_messages_that_the_daemon_accepts() -> None
     assert 101 == sum(len(message.variables) + len(message.triggers) for message in declares)
     assert 3 == len(declares)
     for message in declares:
-        request = request_from_message(message, job="vgg", instance_id="i", rank=0)
+        request = request_from_message(message, job="vgg", instance_id="i", rank=0, token="t")
         assert request.ByteSize() < 256 * 1024
 
 

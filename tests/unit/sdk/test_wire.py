@@ -47,7 +47,7 @@ def test_a_declaration_carries_everything() -> None:
     lr = VariableSpec.declare("lr", 0.1, minimum=0.01, maximum=1.0, scale="log", unit="1/step", doc="Rate.")
     mode = VariableSpec.declare("mode", "a", choices=["a", "b"])
     message = m.Declare(((lr, 0.5), (mode, "b")), (TriggerSpec("save", "Saves."),))
-    declare = wire.request_from_message(message, job="vgg", instance_id="i", rank=0).declare
+    declare = wire.request_from_message(message, job="vgg", instance_id="i", rank=0, token="t").declare
     first, second = declare.variables
     assert ("lr", types_pb2.VARIABLE_TYPE_FLOAT, 0.1, 0.01, 1.0, types_pb2.SCALE_LOG, "1/step", "Rate.", 0.5) == (
         first.spec.variable_id, first.spec.type, first.spec.initial.float_value, first.spec.minimum.float_value,
@@ -60,18 +60,18 @@ def test_a_declaration_carries_everything() -> None:
 
 
 def test_the_opening_says_who_speaks() -> None:
-    opening = wire.request_from_message(m.Open(7), job="vgg", instance_id="i", rank=2).open
+    opening = wire.request_from_message(m.Open(7), job="vgg", instance_id="i", rank=2, token="t").open
     assert ("jobs/vgg", "i", 2, 7) == (opening.job, opening.instance_id, opening.rank, opening.after_revision)
 
 
 def test_reports_of_assignments_and_of_firings() -> None:
     report = m.Report(7, 42, (m.Outcome("lr", m.Status.REFUSED, 0.1, "why"),))
-    outcome = wire.request_from_message(report, job="vgg", instance_id="i", rank=0).apply.outcomes[0]
+    outcome = wire.request_from_message(report, job="vgg", instance_id="i", rank=0, token="t").apply.outcomes[0]
     assert ("lr", types_pb2.APPLY_STATUS_REFUSED, 0.1, "why") == (
         outcome.variable_id, outcome.status, outcome.effective.float_value, outcome.reason
     )  # fmt: skip
     firing = m.Report(7, 42, (m.Outcome("save", m.Status.APPLIED),), "save")
-    outcome = wire.request_from_message(firing, job="vgg", instance_id="i", rank=0).apply.outcomes[0]
+    outcome = wire.request_from_message(firing, job="vgg", instance_id="i", rank=0, token="t").apply.outcomes[0]
     assert ("save", False) == (outcome.trigger_id, outcome.HasField("effective"))
 
 

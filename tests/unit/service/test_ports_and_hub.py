@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from livetuned.domain.errors import DomainError, Reason
-from livetuned.domain.records import Changed, Draft, Record, Registered
+from livetuned.domain.records import Changed, Draft, Registered
 from livetuned.service.engine import Engine
 from livetuned.service.hub import Hub
 from livetuned.service.metrics import Metrics
 from livetuned.service.ports import Ports
-from livetuned.store.interface import Store, StoreFailedError, StoreFullError
+from livetuned.store.interface import StoreFailedError, StoreFullError
 from support.domain import PROCESS
+from support.memory_store import MemoryStore
 
 REGISTERED = Registered(1, 21_000, 0, 1, "a", False, PROCESS)
 
@@ -37,21 +38,37 @@ class FakeServers:
         return stop
 
 
-def test_ports_are_given_in_turn_and_a_released_one_is_not_soon_given_again() -> None:
+def test_ports_are_given_in_turn_and_a_released_one_rests() -> None:
     async def run() -> None:
-        servers = FakeServers(21_001)
-        ports = Ports(21_000, 21_003, servers.serve)
+        servers, now = FakeServers(21_001), 1_000.0
+        ports = Ports(21_000, 21_003, servers.serve, quarantine=60.0, now=lambda: now)
         assert [21_000, 21_002] == [await ports.acquire("a"), await ports.acquire("b")]
         assert 21_000 == await ports.acquire("a")
         await ports.release("a")
         await ports.release("a")
-        assert [21_003, 21_000] == [await ports.acquire("c"), await ports.acquire("d")]
-        assert {21_002: "b", 21_003: "c", 21_000: "d"} == servers.serving
+        assert 21_003 == await ports.acquire("c")
         with pytest.raises(DomainError) as caught:
-            await ports.acquire("e")
+            await ports.acquire("d")
         assert Reason.PORTS_EXHAUSTED is caught.value.reason
         assert "21000-21003" in caught.value.message
+        assert "1 were released less than 60 s ago" in caught.value.message
+        now += 60.0
+        assert 21_000 == await ports.acquire("d")
+        assert {21_002: "b", 21_003: "c", 21_000: "d"} == servers.serving
+        with pytest.raises(DomainError, match=r"taken by jobs or by other programs$"):
+            await ports.acquire("e")
         assert (3, 0) == (len(ports), ports.port("e"))
+
+    asyncio.run(run())
+
+
+def test_a_resting_port_is_its_own_jobs_at_once() -> None:
+    async def run() -> None:
+        ports = Ports(21_000, 21_001, FakeServers().serve)
+        assert 21_000 == await ports.acquire("a")
+        await ports.release("a")
+        assert 21_001 == await ports.acquire("b")
+        assert 21_000 == await ports.acquire("a", preferred=21_000)
 
     asyncio.run(run())
 
@@ -63,51 +80,6 @@ def test_the_port_a_job_had_is_preferred_even_outside_the_range() -> None:
         assert 21_000 == await ports.acquire("b", preferred=21_002)
 
     asyncio.run(run())
-
-
-class MemoryStore(Store):
-    """A store without a disk, whose next append can be made to fail."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.failure: Exception | None = None
-        self._queue: asyncio.Queue[list[Record]] = asyncio.Queue()
-
-    @property
-    def store_id(self) -> str:
-        return "memory"
-
-    @property
-    def head(self) -> int:
-        return len(self.records)
-
-    async def append(self, drafts: Sequence[Draft]) -> list[Record]:
-        await asyncio.sleep(0)
-        if self.failure is not None:
-            failure, self.failure = self.failure, None
-            raise failure
-        records = [Record(self.head + n, d.time_us, d.job, d.payload) for n, d in enumerate(drafts, 1)]
-        self.records += records
-        self._queue.put_nowait(records)
-        return records
-
-    async def follow(self, after: int) -> AsyncIterator[list[Record]]:
-        if self.records[after:]:
-            yield self.records[after:]
-        while True:
-            yield await self._queue.get()
-
-    async def read(self, after: int, limit: int, job: str = "") -> list[Record]:
-        return [r for r in self.records if r.revision > after and job in ("", r.job)][:limit]
-
-    async def changes(self, job: str, before: int, limit: int) -> list[Record]:
-        return []
-
-    async def applies(self, job: str, first: int, last: int) -> list[Record]:
-        return []
-
-    async def close(self) -> None:
-        pass
 
 
 def draft(job: str, number: int) -> Draft:
