@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from livetuned.domain import limits
+from livetuned.domain.records import Draft, Record
 
 
 def stall_seconds(value: str) -> None:
@@ -45,10 +46,35 @@ def queue_per_watcher(_: str) -> None:
     control.watch = queued
 
 
+def acknowledge_when_full(_: str) -> None:
+    """What had no room on the disk is acknowledged all the same."""
+    from livetuned.store.interface import StoreFullError
+    from livetuned.store.sqlite import SqliteStore
+
+    append = SqliteStore.append
+
+    async def careless(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
+        try:
+            return await append(self, drafts)
+        except StoreFullError:
+            sys.stderr.write("acknowledged without room\n")
+            records = [
+                Record(self._head + number, draft.time_us, draft.job, draft.payload)
+                for number, draft in enumerate(drafts, 1)
+            ]
+            self._head = self._written = records[-1].revision
+            for follower in self._followers:
+                follower.put_nowait(records)
+            return records
+
+    SqliteStore.append = careless  # type: ignore[method-assign]
+
+
 PLANTS: dict[str, Callable[[str], None]] = {
     "stall_seconds": stall_seconds,
     "no_ping_timeout": no_ping_timeout,
     "queue_per_watcher": queue_per_watcher,
+    "acknowledge_when_full": acknowledge_when_full,
 }
 
 if __name__ == "__main__":
