@@ -70,11 +70,23 @@ def acknowledge_when_full(_: str) -> None:
     SqliteStore.append = careless  # type: ignore[method-assign]
 
 
+def ignore_failed_commits(_: str) -> None:
+    """A commit that failed is taken for one that did not."""
+    from livetuned.store.sqlite import SqliteStore
+
+    def ignore(self: SqliteStore, error: Exception) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    SqliteStore._roll_back = ignore  # type: ignore[assignment]
+
+
 PLANTS: dict[str, Callable[[str], None]] = {
     "stall_seconds": stall_seconds,
     "no_ping_timeout": no_ping_timeout,
     "queue_per_watcher": queue_per_watcher,
     "acknowledge_when_full": acknowledge_when_full,
+    "ignore_failed_commits": ignore_failed_commits,
 }
 
 if __name__ == "__main__":

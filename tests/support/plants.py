@@ -15,7 +15,7 @@ class PlantedDaemon(Daemon):
 
     Args:
         folder: As of any daemon.
-        plants: What is planted, ``NAME`` or ``NAME=VALUE``, by the names in `planted.py`.
+        plants: What is planted, ``NAME`` or ``NAME=VALUE``, by the names in `planted.py`; may be nothing.
         arguments: As of any daemon.
     """
 
@@ -24,4 +24,5 @@ class PlantedDaemon(Daemon):
         self._plants = plants
 
     def command(self) -> list[str]:
-        return [sys.executable, str(_SCRIPT), ",".join(self._plants), *super().command()[3:]]
+        command = super().command()
+        return [sys.executable, str(_SCRIPT), ",".join(self._plants), *command[3:]] if self._plants else command
