@@ -109,7 +109,8 @@ class Sessions:
 
     def connected(self, job: str) -> list[Session]:
         """Returns the open sessions of a job by rank."""
-        return [session for _, session in sorted(self._open.get(job, {}).items())]
+        ranks = self._open.get(job)
+        return [session for _, session in sorted(ranks.items())] if ranks else []
 
     def step(self, job: Job) -> int:
         """Returns the step a job is at, or the last one that is known of it; 0 if none is."""

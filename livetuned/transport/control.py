@@ -23,6 +23,7 @@ from livetuned.service.metrics import Metrics
 from livetuned.service.sessions import Sessions
 from livetuned.transport import codec
 from livetuned.transport.changing import Changing, actor_of, caller_of
+from livetuned.transport.classic import ClassicProtocol
 from livetuned.transport.scope import scoped_job
 from livetuned.transport.stalls import Stalls
 from livetuned.transport.watching import Events, watch
@@ -64,6 +65,8 @@ class Service:
     events: Events
     change_streams: Count
     stalls: Stalls
+    classic: ClassicProtocol | None = None
+    """The classic protocol, None if it is off."""
 
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
@@ -88,8 +91,15 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         return job
 
     def _to_wire(self, job: Job, *, full: bool) -> types_pb2.Job:
-        sessions = self._s.sessions
-        return codec.job_to_wire(job, sessions.status(job), sessions.step(job), sessions.connected(job.name), full=full)
+        sessions, classic = self._s.sessions, self._s.classic
+        return codec.job_to_wire(
+            job,
+            sessions.status(job),
+            sessions.step(job),
+            sessions.connected(job.name),
+            full=full,
+            classic_port=0 if classic is None else classic.port(job.name),
+        )
 
     async def ListJobs(  # noqa: N802 - the name in the contract
         self, request: control_pb2.ListJobsRequest, context: _Context
@@ -228,4 +238,4 @@ def _past_change(job: Job | None, record: Record, applies: list[Record]) -> type
     acknowledged = {
         outcome.target for apply in applies if isinstance(apply.payload, Applied) for outcome in apply.payload.outcomes
     }
-    return codec.change_to_wire(record, changed, applies, lapsed(job, record.revision, changed, acknowledged))
+    return codec.past_change_to_wire(record, applies, lapsed(job, record.revision, changed, acknowledged))

@@ -199,7 +199,8 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
     data["triggers"] = [render.trigger_data(item) for item in job.triggers]
 
     def lines() -> Iterable[str]:
-        where = f"run {job.run}, port {job.port or '-'}"
+        classic = f", classic port {job.classic_port}" if job.classic_port else ""
+        where = f"run {job.run}, port {job.port or '-'}{classic}"
         yield f"job {render.leaf(job.name)}: {render.state(job)} at step {job.step}, {where}"
         if job.end_message:
             yield f"  {safe(job.end_message)}"

@@ -83,6 +83,8 @@ def job_data(job: types_pb2.Job) -> Data:
             for rank in job.ranks
         ],
     }
+    if job.classic_port:
+        data["classic_port"] = job.classic_port
     if job.HasField("ended_time"):
         data["ended_time"] = _time(job.ended_time)
         data["end_message"] = job.end_message

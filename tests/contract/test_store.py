@@ -21,6 +21,7 @@ from livetuned.domain.records import (
     Outcome,
     Payload,
     PortMoved,
+    Record,
     Registered,
 )
 from livetuned.domain.specs import Scale, TriggerSpec, VariableSpec
@@ -131,13 +132,12 @@ def test_follow_yields_history_then_what_comes_once_and_in_order(reopen: Open) -
         seen: list[int] = []
         complete = asyncio.Event()
 
-        async def follow() -> None:
-            async for batch in store.follow(10):
-                seen.extend(record.revision for record in batch)
-                if seen[-1] == 1_503:
-                    complete.set()
+        def deliver(batch: list[Record]) -> None:
+            seen.extend(record.revision for record in batch)
+            if seen[-1] == 1_503:
+                complete.set()
 
-        task = asyncio.create_task(follow())
+        task = asyncio.create_task(store.follow(10, deliver))
         await store.append([draft(change(1_501))])
         await asyncio.sleep(0)
         await store.append([draft(change(1_502)), draft(change(1_503))])

@@ -19,11 +19,7 @@ async def append(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
     records = [
         Record(self._head + number, draft.time_us, draft.job, draft.payload) for number, draft in enumerate(drafts, 1)
     ]
-    self._head = records[-1].revision
-    followers, self._followers = self._followers, []
-    for follower in followers:
-        follower.put_nowait(records)
-    self._followers = followers
+    self._deliver(records)
 
     async def late() -> list[Record]:
         await asyncio.sleep(0.02)
@@ -39,4 +35,5 @@ async def append(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
 
 
 SqliteStore.append = append  # type: ignore[method-assign]
+SqliteStore.quick = False  # type: ignore[assignment, method-assign] # every commit goes by way of `append`
 main(prog_name="livetuned")
