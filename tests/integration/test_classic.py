@@ -18,7 +18,7 @@ import pytest
 from livetune.v1 import control_pb2, types_pb2
 from livetuned.domain import limits
 from livetuned.domain.records import Changed
-from livetuned.service.metrics import Metrics
+from livetuned.service.changes import Wish
 from livetuned.transport import classic
 from support.classic import ENTRY, TRIGGER, UPDATE, ask, receive, talk, tell
 from support.daemon import Daemon, eventually
@@ -315,29 +315,34 @@ def test_ltctl_shows_the_port(daemon: Daemon, process: Process) -> None:
 
 
 class StrawEngine:
-    """Decides on a job that a test made; commits nothing."""
+    """Engine and maker of changes: decides on a job that a test made, and commits nothing."""
 
     def __init__(self) -> None:
         self.log = JobLog()
         self.log.register()
         self.log.declare(spec("lr", 0.1, 0.0, 1.0), spec("wd", 0.0), spec("mode", "train"))
         self.changed: list[Changed] = []
+        self.callers: set[str] = set()
         self.error: Exception | None = None
 
     def job(self, name: str) -> object:
         return self.log.job
 
-    async def submit(self, name: str, decide: Callable[[object], Changed]) -> None:
+    async def make(self, caller: str, name: str, wish: Wish) -> None:
         if self.error is not None:
             raise self.error
-        self.changed.append(decide(self.log.job))
+        assert self.log.job is not None
+        changed = wish.decide(self.log.job)
+        assert changed is not None
+        self.callers.add(caller)
+        self.changed.append(changed)
 
 
 async def serve(engine: StrawEngine) -> tuple[classic.ClassicProtocol, int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    protocol = classic.ClassicProtocol(engine, None, Metrics("0"), 0)  # type: ignore[arg-type]
+    protocol = classic.ClassicProtocol(engine, 0)  # type: ignore[arg-type]
     await protocol.listen(port, "vgg")
     return protocol, port
 
@@ -417,6 +422,20 @@ def test_a_client_that_does_not_receive_is_let_go(monkeypatch: pytest.MonkeyPatc
             await asyncio.to_thread(eventually, lambda: not protocol._connections)
             received = await asyncio.to_thread(receive, deaf)
         assert len(received) < 200 * len(answers)
+        await protocol.stop()
+
+    asyncio.run(scenario())
+
+
+def test_all_clients_share_one_rate() -> None:
+    async def scenario() -> None:
+        engine = StrawEngine()
+        protocol, port = await serve(engine)
+        lr = int(await asyncio.to_thread(talk, port, [ENTRY + b"lr"]))
+        for _ in range(3):
+            await asyncio.to_thread(talk, lr, [UPDATE + b"0.5"], half_close=True)
+        assert {"classic"} == engine.callers
+        assert 3 == len({changed.actor for changed in engine.changed})
         await protocol.stop()
 
     asyncio.run(scenario())
