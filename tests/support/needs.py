@@ -19,6 +19,18 @@ def strace() -> None:
         pytest.skip(f"programs can't be traced here: {answer.stderr.strip()[:200]}")
 
 
+def faketime() -> str:
+    """Returns the path of libfaketime; skips where there is none, or where it does not work."""
+    found = sorted(Path("/usr").glob("lib*/**/libfaketimeMT.so.1"))
+    if not found:
+        pytest.skip("needs libfaketime")
+    environment = {**os.environ, "LD_PRELOAD": str(found[0]), "FAKETIME": "@2001-01-01 00:00:00"}
+    answer = subprocess.run(["date", "+%Y"], capture_output=True, text=True, timeout=10, env=environment)
+    if answer.stdout.strip() != "2001":
+        pytest.skip(f"libfaketime does not work here: {answer.stdout}{answer.stderr}")
+    return str(found[0])
+
+
 def real_disk(folder: Path) -> None:
     """Skips where the folder is kept in memory: fsync proves nothing there."""
     if kind := memory_file_system(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,20 @@ from livetuned.domain.records import Draft, Record
 def stall_seconds(value: str) -> None:
     """A stream that nobody reads is given up after so long: the test need not wait half a minute."""
     limits.WATCH_STALL_SECONDS = float(value)
+
+
+def tick_seconds(value: str) -> None:
+    """Retention looks so often: the test need not wait a minute."""
+    from livetuned.service import retention
+
+    retention.TICK_SECONDS = float(value)
+
+
+def wall_clock(_: str) -> None:
+    """Leases and ages are counted by the wall clock."""
+    from livetuned.service import clock
+
+    clock.monotonic = time.time
 
 
 def no_ping_timeout(_: str) -> None:
@@ -83,6 +98,8 @@ def ignore_failed_commits(_: str) -> None:
 
 PLANTS: dict[str, Callable[[str], None]] = {
     "stall_seconds": stall_seconds,
+    "tick_seconds": tick_seconds,
+    "wall_clock": wall_clock,
     "no_ping_timeout": no_ping_timeout,
     "queue_per_watcher": queue_per_watcher,
     "acknowledge_when_full": acknowledge_when_full,

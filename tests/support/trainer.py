@@ -46,5 +46,5 @@ while not over.is_set():
         told = now, lr.value, job.connected
         say(step=job.current_step, lr=lr.value, connected=job.connected, errors=errors)
     time.sleep(0.001)
-say(done=True, steps=job.current_step, errors=errors, longest_step_ms=round(longest * 1e3, 3))
 job.finish()
+say(done=True, steps=job.current_step, errors=errors, longest_step_ms=round(longest * 1e3, 3))
