@@ -16,8 +16,8 @@ class InjectedDaemon(PlantedDaemon):
         plants: As of a planted daemon.
 
     Attributes:
-        fault: What strace injects, for example ``fdatasync:error=EIO:when=7``; ``""`` for nothing. The count is of the calls
-            of one thread: all of the store's are made by its own.
+        fault: What strace injects, for example ``fdatasync:error=EIO:when=7``; ``""`` for nothing. Each thread's calls are
+            counted by themselves, and two write to the store: the event loop when it is at rest, and the store's own.
     """
 
     def __init__(self, folder: Path, *arguments: str, plants: list[str] | None = None) -> None:

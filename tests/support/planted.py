@@ -66,23 +66,21 @@ def acknowledge_when_full(_: str) -> None:
     from livetuned.store.interface import StoreFullError
     from livetuned.store.sqlite import SqliteStore
 
-    append = SqliteStore.append
+    append = SqliteStore._append
 
-    async def careless(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
+    def careless(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
         try:
-            return await append(self, drafts)
+            return append(self, drafts)
         except StoreFullError:
             sys.stderr.write("acknowledged without room\n")
             records = [
-                Record(self._head + number, draft.time_us, draft.job, draft.payload)
+                Record(self._written + number, draft.time_us, draft.job, draft.payload)
                 for number, draft in enumerate(drafts, 1)
             ]
-            self._head = self._written = records[-1].revision
-            for follower in self._followers:
-                follower.put_nowait(records)
+            self._written = records[-1].revision
             return records
 
-    SqliteStore.append = careless  # type: ignore[method-assign]
+    SqliteStore._append = careless  # type: ignore[method-assign]
 
 
 def ignore_failed_commits(_: str) -> None:
@@ -96,6 +94,19 @@ def ignore_failed_commits(_: str) -> None:
     SqliteStore._roll_back = ignore  # type: ignore[assignment]
 
 
+def descriptor_per_change(_: str) -> None:
+    """Each commit opens a file: where no descriptor is left, changes fail."""
+    from livetuned.store.sqlite import SqliteStore
+
+    append = SqliteStore._append
+
+    def opening(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
+        with self._path.open("rb"):
+            return append(self, drafts)
+
+    SqliteStore._append = opening  # type: ignore[method-assign]
+
+
 PLANTS: dict[str, Callable[[str], None]] = {
     "stall_seconds": stall_seconds,
     "tick_seconds": tick_seconds,
@@ -103,6 +114,7 @@ PLANTS: dict[str, Callable[[str], None]] = {
     "no_ping_timeout": no_ping_timeout,
     "queue_per_watcher": queue_per_watcher,
     "acknowledge_when_full": acknowledge_when_full,
+    "descriptor_per_change": descriptor_per_change,
     "ignore_failed_commits": ignore_failed_commits,
 }
 

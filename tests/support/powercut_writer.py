@@ -53,7 +53,11 @@ async def write() -> None:
     say()
     while store.head < length:
         before = store.head
-        await store.append(drafts[before : before + generator.randint(1, 8)])
+        batch = drafts[before : before + generator.randint(1, 8)]
+        if store.quick and generator.random() < 0.5:
+            store.append_now(batch)
+        else:
+            await store.append(batch)
         say()
         if snapshots & set(range(before, store.head)):
             covered = store.head
