@@ -107,6 +107,21 @@ def descriptor_per_change(_: str) -> None:
     SqliteStore._append = opening  # type: ignore[method-assign]
 
 
+def bare_handler(_: str) -> None:
+    """A handler that looks up what is not there, and nothing between it and the client."""
+    from livetuned.transport import interceptor
+    from livetuned.transport.control import ControlService
+
+    async def undo(self: ControlService, request: Any, context: Any) -> Any:
+        return {}[request.revision]
+
+    async def bare(self: object, continuation: Any, details: Any) -> Any:
+        return await continuation(details)
+
+    ControlService.UndoChange = undo  # type: ignore[method-assign]
+    interceptor.ErrorInterceptor.intercept_service = bare  # type: ignore[method-assign]
+
+
 PLANTS: dict[str, Callable[[str], None]] = {
     "stall_seconds": stall_seconds,
     "tick_seconds": tick_seconds,
@@ -114,6 +129,7 @@ PLANTS: dict[str, Callable[[str], None]] = {
     "no_ping_timeout": no_ping_timeout,
     "queue_per_watcher": queue_per_watcher,
     "acknowledge_when_full": acknowledge_when_full,
+    "bare_handler": bare_handler,
     "descriptor_per_change": descriptor_per_change,
     "ignore_failed_commits": ignore_failed_commits,
 }
