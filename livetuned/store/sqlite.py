@@ -445,11 +445,11 @@ class SqliteStore(Store):
         return await self._call(read)
 
     async def _call(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
         future = self._thread.submit(work)
         # Counted until the thread is done, even if whoever waits is cancelled: `append_now` must not meet it.
         self._under_way += 1
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._done))
-        loop = asyncio.get_running_loop()
         return await asyncio.wrap_future(future)
 
     def _done(self) -> None:

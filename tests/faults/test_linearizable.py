@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from support.bugs import BUGS
 from support.judging import first_seed, judge
 from support.load import Plan
-from support.planted import BUGS
 from support.simulated import STORE_BUGS, WATCH_BUGS
 
 TRIES = 6

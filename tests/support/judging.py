@@ -36,13 +36,13 @@ class Result:
 
 
 class PlantedDaemon(Daemon):
-    """A daemon with one of the bugs of `planted.BUGS`."""
+    """A daemon with one of the bugs of `bugs.BUGS`."""
 
     def __init__(self, folder: Path, *arguments: str, bug: str, seed: int) -> None:
         super().__init__(folder, *arguments, environment={"LIVETUNE_PLANTED": bug, "LIVETUNE_SEED": str(seed)})
 
     def command(self) -> list[str]:
-        return [sys.executable, str(Path(__file__).with_name("planted.py")), *super().command()[3:]]
+        return [sys.executable, str(Path(__file__).with_name("bugs.py")), *super().command()[3:]]
 
 
 def first_seed() -> int:
@@ -58,7 +58,7 @@ def judge(folder: Path, plan: Plan, *, bug: str = "") -> Result:
     Args:
         folder: Is made, and removed.
         plan: The load.
-        bug: Plant this one of `planted.BUGS`.
+        bug: Plant this one of `bugs.BUGS`.
     """
     folder.mkdir()
     ports = ("--job-ports", "22010-22029")
