@@ -39,6 +39,7 @@ check: $(VENV)/.installed $(PROTO_VENV)/.installed ## ruff, strict types, the de
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" proto/generate.sh --check
+	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" benchmarks/etcd/generate.sh --check
 	@$(MAKE) --no-print-directory buf
 
 buf: ## buf lint, where npm is at hand
@@ -51,11 +52,15 @@ buf: ## buf lint, where npm is at hand
 faults: $(VENV)/.installed ## the long fault runs: kills, cuts, corruption
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-proto: $(PROTO_VENV)/.installed ## regenerate sdk/livetune/v1 from proto/
+proto: $(PROTO_VENV)/.installed ## regenerate sdk/livetune/v1 from proto/, and the benchmarks' part of etcd's contract
 	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" proto/generate.sh
+	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" benchmarks/etcd/generate.sh
 
 bench: $(VENV)/.installed ## the benchmarks; writes benchmarks/results and the tables in benchmarks/README.md
 	$(BIN)/python benchmarks/set_to_visible.py
+	$(BIN)/python benchmarks/durable_set.py
+	$(BIN)/python benchmarks/fan_out.py
+	$(BIN)/python benchmarks/start_up.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) $(PROTO_VENV) .cache .hypothesis demo-out benchmarks/.venv-*

@@ -1,11 +1,13 @@
-"""What benchmarks share: the machine, LiveTune's environment, quantiles, and writing results and tables."""
+"""What benchmarks share: flags, the machine, LiveTune's environment, quantiles, and writing results and tables."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
+
+LOAD_BEFORE = os.getloadavg()[0]
+"""What else ran on the machine when the benchmark began: processes that wanted a core, a mean over a minute."""
 
 CLASSIC_VERSION = "0.0.8"
 CLASSIC_PYTHON = HERE / ".venv-livetune" / "bin" / "python"
@@ -36,6 +41,7 @@ def machine() -> dict[str, object]:
     return {
         "cpu": model or platform.machine(),
         "cores": os.cpu_count(),
+        "load before": round(LOAD_BEFORE, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "grpcio": version("grpcio"),
@@ -51,10 +57,43 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def write_results(name: str, results: dict[str, object], tables: dict[str, list[list[str]]]) -> None:
-    """Writes results/NAME.json and replaces the tables between their markers in README.md."""
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Returns the median of the ratios of values measured side by side, and the least and the greatest of them."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=False)]
+    if not ratios:
+        return "-"
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def left_out(what: str) -> None:
+    """Says what is not measured, and why."""
+    print(f"LEFT OUT: {what}", flush=True)
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """Reads the flags that every benchmark has: `quick` and `no_write`."""
+    return parser(description).parse_args()
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Returns a parser with the flags that every benchmark has."""
+    flags = argparse.ArgumentParser(description=description)
+    flags.add_argument("--quick", action="store_true", help="a few runs of everything: whether it works, no figures")
+    flags.add_argument("--no-write", action="store_true", help="print the tables and leave files as they are")
+    return flags
+
+
+def write_results(
+    name: str, results: dict[str, object], tables: dict[str, list[list[str]]], *, write: bool = True
+) -> None:
+    """Prints the tables, writes results/NAME.json, and replaces the tables between their markers in README.md.
+
+    Args:
+        name: The benchmark's name.
+        results: What was measured. Its `machine` is written below the marker of that name.
+        tables: By marker, rows of cells, the head first.
+        write: False only prints.
+    """
     readme = HERE / "README.md"
     text = readme.read_text()
     for table, (head, *rows) in tables.items():
@@ -70,6 +109,10 @@ def write_results(name: str, results: dict[str, object], tables: dict[str, list[
         )
         if not found:
             raise RuntimeError(f"benchmarks/README.md has no place for table {table}")
+    if not write:
+        return
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
     about = results.get("machine")
     if isinstance(about, dict):
         about_line = ", ".join(f"{key} {value}" for key, value in about.items())

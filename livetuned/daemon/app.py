@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -12,7 +14,6 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from livetuned.daemon.config import Config
 from livetuned.daemon.lifecycle import ExitCode, Stop
 from livetuned.daemon.paths import DATABASE
-from livetuned.domain import limits
 from livetuned.domain.errors import DomainError
 from livetuned.service.changes import Changes
 from livetuned.service.engine import Engine
@@ -22,9 +23,10 @@ from livetuned.service.ports import Ports
 from livetuned.service.rates import Rates
 from livetuned.service.retention import Policy, Retention
 from livetuned.service.sessions import Sessions
-from livetuned.store.interface import Store, StoreDamagedError, StoreLockedError, StoreOpenError
+from livetuned.store.interface import Store, StoreDamagedError, StoreError, StoreLockedError, StoreOpenError
 from livetuned.store.sqlite import SqliteStore
 from livetuned.transport.addresses import AddressError
+from livetuned.transport.classic import ClassicProtocol
 from livetuned.transport.control import Count, Service
 from livetuned.transport.http import HttpServer, Page, text
 from livetuned.transport.server import Servers
@@ -52,6 +54,7 @@ async def run(config: Config, ready: Callable[[str], None]) -> ExitCode:
     Returns:
         Why it ended.
     """
+    gc.disable()  # recovery makes a million objects, and no garbage: a third of its time would go into looking for some
     try:
         store = _open_store(config)
     except StoreLockedError as error:
@@ -83,37 +86,112 @@ def _ended(code: ExitCode, error: BaseException, advice: str = "") -> ExitCode:
     return code
 
 
-async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> ExitCode:
-    metrics = Metrics(version("livetuned"))
-    hub = Hub(store)
-    engine = Engine(store, hub, metrics)
-    # Ports and servers need each other: a port is served by the servers, whose methods register jobs with ports.
-    ports = Ports(*config.job_ports, lambda port, job: servers.listen_job(port, job))  # noqa: PLW0108 - `servers` is made below
-    sessions = Sessions(engine, ports, metrics)
-    changes = Changes(engine, sessions, metrics, Rates(limits.CHANGES_PER_SECOND, limits.CHANGES_BURST))
-    stalls = Stalls()
-    servers = Servers(Service(engine, hub, sessions, metrics, changes, Events(), Count(), stalls))
-    retention = Retention(engine, store, sessions, Policy(2_000_000, 90 * 86_400, 30 * 86_400, 168 * 3_600))
-    background: list[asyncio.Task[None]] = []
+class _Parts:
+    """All parts of one daemon, joined."""
 
-    def scrape() -> Page:
-        sessions.count_jobs()
-        metrics.watchers.set(hub.watchers)
-        return Page(200, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(metrics.registry))
+    def __init__(self, config: Config, store: Store) -> None:
+        self._config = config
+        self.metrics = Metrics(version("livetuned"))
+        self.hub = Hub(store)
+        self.engine = Engine(store, self.hub, self.metrics)
+        # Ports and servers need each other: a port is served by the servers, whose methods register jobs with ports.
+        self.sessions = Sessions(self.engine, Ports(*config.job_ports, self._serve_job), self.metrics)
+        rates = Rates(config.limits.changes_per_second, config.limits.changes_burst)
+        changes = Changes(self.engine, self.sessions, self.metrics, rates)
+        self.stalls = Stalls()
+        self.classic = ClassicProtocol(changes, config.classic.port_offset) if config.classic.enabled else None
+        self.servers = Servers(
+            Service(
+                self.engine,
+                self.hub,
+                self.sessions,
+                self.metrics,
+                changes,
+                Events(),
+                Count(),
+                self.stalls,
+                self.classic,
+            )
+        )
+        policy = Policy(
+            config.retention.records,
+            config.retention.days * 86_400,
+            config.retention.ended_days * 86_400,
+            config.retention.lost_hours * 3_600,
+        )
+        self.retention = Retention(self.engine, store, self.sessions, policy)
+        self.http = HttpServer({"/metrics": self._scrape, "/healthz": lambda: text(200, "ok")})
+        self._background: list[asyncio.Task[None]] = []
 
-    http = HttpServer({"/metrics": scrape, "/healthz": lambda: text(200, "ok")})
-    stop = Stop(engine.failed)  # before anybody is told that we are ready
-    try:
+    async def _serve_job(self, port: int, job: str) -> Callable[[], Awaitable[None]]:
+        stop_grpc = await self.servers.listen_job(port, job)
+        if self.classic is None:
+            return stop_grpc
+        stop_classic = await self.classic.listen(port, job)
+
+        async def stop_both() -> None:
+            await stop_classic()
+            await stop_grpc()
+
+        return stop_both
+
+    def _scrape(self) -> Page:
+        self.sessions.count_jobs()
+        self.metrics.watchers.set(self.hub.watchers)
+        return Page(200, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self.metrics.registry))
+
+    async def start(self) -> str:
+        """Recovers the state, serves everything, and returns what to say then.
+
+        Raises:
+            StoreDamagedError: The store can't be read.
+            AddressError: An address can't be had.
+            DomainError: A job's port can't be had.
+        """
+        engine, config = self.engine, self._config
+        if self.classic is not None:
+            log.warning(
+                "the classic protocol is on, at job port %+d: it has no authentication, every user of this machine can "
+                "change every job",
+                config.classic.port_offset,
+            )
         await engine.start()
-        await sessions.recover()
-        await retention.start()
-        background += [asyncio.create_task(work) for work in (stalls.run(), retention.run(), hub.run())]
-        addresses = await servers.listen(list(config.listen))
-        scrape_address = await http.listen(config.metrics)
-        ready(
+        await self.sessions.recover()
+        await self.retention.start()
+        for work in (self.stalls.run(), self.retention.run(), self.hub.run()):
+            self._background.append(asyncio.create_task(work))
+        # What was recovered lives as long as the daemon: the collector need not look at it again and again. Streams
+        # make many objects that live long enough to be looked at, and no garbage in cycles.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        gc.enable()
+        addresses = await self.servers.listen(list(config.listen))
+        scrape_address = await self.http.listen(config.metrics)
+        return (
             f"livetuned ready: grpc {', '.join(map(str, addresses))}; metrics http://{scrape_address}/metrics; "
             f"state {config.state}; jobs {len(engine.jobs())}; revision {engine.revision}"
         )
+
+    async def stop(self) -> None:
+        """Stops serving, lets the engine finish what it has, and notes what is noted at the end."""
+        await self.http.stop()
+        if self.classic is not None:
+            await self.classic.stop()
+        await self.servers.stop(GRACE_SECONDS)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.engine.stop()
+        if self._background and not self.engine.failed.done():
+            with contextlib.suppress(StoreError):  # a full disk must not keep the daemon from stopping
+                await self.retention.note()
+
+
+async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> ExitCode:
+    parts = _Parts(config, store)
+    stop = Stop(parts.engine.failed)  # before anybody is told that we are ready
+    try:
+        ready(await parts.start())
         failure = await stop.wait()
         if failure is not None:
             return _ended(ExitCode.STORE_FAILED, failure, "start the daemon again: it verifies what is on disk")
@@ -127,11 +205,6 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
     except (AddressError, DomainError) as error:
         return _ended(ExitCode.ADDRESS, error)
     finally:
-        await http.stop()
-        await servers.stop(GRACE_SECONDS)
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
-        await engine.stop()
-    log.info("stopped at revision %d", engine.revision)
+        await parts.stop()
+    log.info("stopped at revision %d", parts.engine.revision)
     return ExitCode.OK

@@ -100,3 +100,18 @@ HTTP_HEADER_BYTES = 16 * 1024
 
 HTTP_CONNECTIONS = 512
 """Most connections to the metrics endpoint at once, a count."""
+
+CLASSIC_CONNECTION_BYTES = STRING_VALUE_BYTES + 4 * 1024
+"""Most bytes that a client of the classic protocol may send on one connection, in bytes."""
+
+CLASSIC_CONNECTIONS_PER_JOB = 64
+"""Most connections to the classic ports of one job at once, a count."""
+
+CLASSIC_CONNECTIONS = 256
+"""Most connections to the classic ports of all jobs at once, a count."""
+
+CLASSIC_VARIABLE_PORTS = 512
+"""Most ports of variables and triggers that the classic protocol opens for all jobs, a count; each is a descriptor."""
+
+CLASSIC_LOG_LINES = 100
+"""Most lines a minute that clients of the classic protocol may cause in the log, a count, for each of two sorts."""

@@ -39,9 +39,22 @@ class State:
         before = self.jobs.get(record.job)
         if before is not None and record.revision <= before.revision:
             return False
-        after = evolve(before, record)
-        if after is None:
-            del self.jobs[record.job]
-        else:
-            self.jobs[record.job] = after
+        self._put(record.job, evolve(before, record))
         return True
+
+    def move(self, record: Record, after: Job | None) -> None:
+        """Moves the state by one record whose outcome is known: `after` is what `evolve` makes of it.
+
+        Raises:
+            ValueError: The record is not the next one.
+        """
+        if record.revision != self.revision + 1:
+            raise ValueError(f"record {record.revision} does not follow revision {self.revision}")
+        self.revision = record.revision
+        self._put(record.job, after)
+
+    def _put(self, name: str, job: Job | None) -> None:
+        if job is None:
+            del self.jobs[name]
+        else:
+            self.jobs[name] = job

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import Counter
 
 from livetuned.domain import decide
-from livetuned.domain.errors import DomainError, Reason
+from livetuned.domain.errors import DomainError
 from livetuned.domain.job import Job
 from livetuned.domain.records import Changed, Record
 from livetuned.service import clock
@@ -27,6 +31,8 @@ class Wish:
     request_id: str = ""
     validate_only: bool = False
     """Check everything, change nothing."""
+    triggers: tuple[str, ...] = ()
+    """The triggers that it names: what a firing that asks for nothing new is merged into is one of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,58 @@ class Made:
     """The change; with revision 0 if it was only to be validated."""
     connected_ranks: list[int]
     """Ranks that were connected then."""
+
+
+class Told(Protocol):
+    """Who is told what became of a wish; an `asyncio.Future` is one. Called on the event loop."""
+
+    def done(self) -> bool:
+        """Tells whether nobody wants to know any more."""
+
+    def set_result(self, result: Made, /) -> None:
+        """Takes what was made."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Takes what `Changes.make` would raise."""
+
+
+class _Once:
+    """A decision that is made once for a request id."""
+
+    __slots__ = ("earlier", "name", "wish")
+
+    def __init__(self, wish: Wish, name: str) -> None:
+        self.wish = wish
+        self.name = name
+        self.earlier = 0
+        """Revision of the change that was made under this request id before, 0 for none."""
+
+    def decide(self, job: Job | None) -> Changed | None:
+        if job is None:
+            raise decide.job_not_found(self.name, [])
+        request_id = self.wish.request_id
+        self.earlier = job.requests.get(request_id) if request_id else 0
+        return None if self.earlier else self.wish.decide(job)
+
+
+class _Answer:
+    """The engine's answer on its way to whoever asked."""
+
+    __slots__ = ("_changes", "_once", "_told")
+
+    def __init__(self, changes: Changes, once: _Once, told: Told) -> None:
+        self._changes = changes
+        self._once = once
+        self._told = told
+
+    def done(self) -> bool:
+        return self._told.done()
+
+    def set_result(self, result: Record | None) -> None:
+        self._changes.settle(self._once, result, self._told)
+
+    def set_exception(self, exception: Exception) -> None:
+        self._changes.refuse(exception, self._told)
 
 
 class Changes:
@@ -54,6 +112,8 @@ class Changes:
         self._sessions = sessions
         self._metrics = metrics
         self._rates = rates
+        self._counters: dict[str, Counter] = {}
+        self._reading: set[asyncio.Task[None]] = set()
 
     def job(self, name: str) -> Job:
         """Returns a job's state.
@@ -77,17 +137,78 @@ class Changes:
         Raises:
             DomainError: What the decision raises, REQUEST_ID_REUSED, JOB_NOT_FOUND, LIMIT_EXCEEDED, or of the engine.
         """
-        count = self._metrics.changes.labels
+        made: asyncio.Future[Made] = asyncio.get_running_loop().create_future()
+        self.begin(caller, name, wish, made)
+        return await made
+
+    def begin(self, caller: str, name: str, wish: Wish, told: Told, *, alone: bool = False) -> None:
+        """Makes a change, as `make`, and tells the outcome when it is there, at once if it is. Never raises.
+
+        With `alone` the caller has no other change to hand in now.
+        """
         try:
             self._rates.take(caller)
-            record, result = await self._make(name, wish)
+            job = self.job(name)
+            if wish.validate_only:
+                changed = wish.decide(job)
+                if changed is None:
+                    self._later(self._merged(job, wish), told)
+                else:
+                    self._tell(Record(0, clock.wall_us(), name, changed), "validated", told)
+                return
+            once = _Once(wish, name)
+            self._engine.hand_in(name, once.decide, _Answer(self, once, told), alone=alone)
         except DomainError as error:
-            count(error.reason.name.lower()).inc()
-            raise
-        count(result).inc()
-        if result == "accepted":
+            self.refuse(error, told)
+
+    def settle(self, once: _Once, record: Record | None, told: Told) -> None:
+        """Tells what came of a decision."""
+        if record is not None:
             self._sessions.committed(record.revision)
-        return Made(record, [session.rank for session in self._sessions.connected(name)])
+            self._tell(record, "accepted", told)
+        elif once.earlier:
+            self._later(self._repeated(once), told)
+        else:
+            self._later(self._merged(self.job(once.name), once.wish), told)
+
+    def refuse(self, error: Exception, told: Told) -> None:
+        """Tells why a wish is not granted."""
+        if isinstance(error, DomainError):
+            self._count(error.reason.name.lower())
+        if not told.done():
+            told.set_exception(error)
+
+    def _tell(self, record: Record, result: str, told: Told) -> None:
+        self._count(result)
+        if not told.done():
+            told.set_result(Made(record, [session.rank for session in self._sessions.connected(record.job)]))
+
+    def _count(self, result: str) -> None:
+        counter = self._counters.get(result)
+        if counter is None:
+            counter = self._counters[result] = self._metrics.changes.labels(result)
+        counter.inc()
+
+    def _later(self, work: Coroutine[None, None, tuple[Record, str]], told: Told) -> None:
+        """Tells what must be read from the store first."""
+
+        async def run() -> None:
+            try:
+                record, result = await work
+                self._tell(record, result, told)
+            except Exception as error:  # noqa: BLE001 - whoever asked is told, whatever it is
+                self.refuse(error, told)
+
+        task = asyncio.create_task(run())
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def _repeated(self, once: _Once) -> tuple[Record, str]:
+        job = self.job(once.name)
+        made = decide.find_change(job, once.earlier, await self._engine.change(job, once.earlier))
+        if isinstance(made.payload, Changed):
+            once.wish.same(made.payload)
+        return made, "repeated"
 
     async def undo_wish(
         self, name: str, revision: int, *, force: bool, actor: str, reason: str, request_id: str, validate_only: bool
@@ -106,41 +227,7 @@ class Changes:
             validate_only,
         )
 
-    async def _make(self, name: str, wish: Wish) -> tuple[Record, str]:
-        job = self.job(name)
-        if wish.validate_only:
-            changed = wish.decide(job)
-            if changed is None:
-                return await self._pending(job), "merged"
-            return Record(0, clock.wall_us(), name, changed), "validated"
-        earlier = 0
-
-        def once(job: Job | None) -> Changed | None:
-            nonlocal earlier
-            if job is None:
-                raise decide.job_not_found(name, [])
-            earlier = job.requests.get(wish.request_id, 0) if wish.request_id else 0
-            return None if earlier else wish.decide(job)
-
-        record = await self._engine.submit(name, once)
-        if record is not None:
-            return record, "accepted"
-        job = self.job(name)
-        if not earlier:
-            return await self._pending(job), "merged"
-        made = decide.find_change(job, earlier, await self._engine.change(job, earlier))
-        if isinstance(made.payload, Changed):
-            wish.same(made.payload)
-        return made, "repeated"
-
-    async def _pending(self, job: Job) -> Record:
-        """Returns the newest firing that waits to be consumed: what a merged firing is merged into."""
-        waiting = [state.pending[-1] for state in job.triggers.values() if state.pending]
-        if not waiting:  # consumed in the meantime: what was asked has happened
-            waiting = [state.revision for state in job.triggers.values() if state.revision]
-        return decide.find_change(job, max(waiting), await self._engine.change(job, max(waiting)))
-
-
-def not_one_of(job: str) -> DomainError:
-    """Builds the refusal for a wish that names nothing to do."""
-    return DomainError(Reason.INVALID_REQUEST, f"the request asks nothing of job '{job}'", rule="set, fire or undo")
+    async def _merged(self, job: Job, wish: Wish) -> tuple[Record, str]:
+        """Returns the newest firing of the triggers named: what a firing that adds nothing is merged into."""
+        newest = max(job.triggers[name].revision for name in wish.triggers)
+        return decide.find_change(job, newest, await self._engine.change(job, newest)), "merged"

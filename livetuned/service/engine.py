@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from livetuned.domain import limits
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
@@ -23,28 +23,43 @@ from livetuned.service import clock
 from livetuned.service.hub import Hub
 from livetuned.service.metrics import Metrics
 from livetuned.service.snapshots import Snapshots
-from livetuned.store.interface import Store, StoreDamagedError, StoreFailedError, StoreFullError
+from livetuned.store.interface import Store, StoreDamagedError, StoreError, StoreFailedError, StoreFullError
 
 log = logging.getLogger(__name__)
 
 Decide = Callable[[Job | None], Payload | None]
 """Decides on a job's state: the payload to record, or None for nothing to record. Pure; may raise `DomainError`."""
 
+_REST_SECONDS = 0.0001
+"""A commit that follows the last one so soon is a sign of load: then changes are let meet, in seconds."""
 _VERIFY_RECORDS = 500
 """How many old records are checked in one turn, a count: commits wait for it."""
 _VERIFY_PAUSE_SECONDS = 0.02
 """Pause between those turns, in seconds."""
 
 
+class Answer(Protocol):
+    """Who is told what became of a decision; an `asyncio.Future` is one. Called on the event loop, at once."""
+
+    def done(self) -> bool:
+        """Tells whether nobody wants the answer any more: a decision not made yet is then dropped."""
+
+    def set_result(self, result: Record | None, /) -> None:
+        """Takes the record, durable and visible; None if there was nothing to record."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Takes what `submit` would raise."""
+
+
 @dataclass(slots=True)
 class _Request:
     job: str
     decide: Decide
-    answer: asyncio.Future[Record | None]
+    answer: Answer
 
 
-_Granted: TypeAlias = tuple[_Request, bool]
-"""A request that was granted, and whether there is something to record."""
+_Granted: TypeAlias = tuple[_Request, "bool | DomainError"]
+"""A request that waits for the commit, and whether there is something to record; or the refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +100,12 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._visible: asyncio.Future[None] | None = None
+        self._ahead: dict[int, tuple[Payload, Job | None]] = {}
+        """By revision: the payload just decided, and the job after it, so that it need not be worked out again when the
+        very same payload has become durable under the very revision."""
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._stopping = self._busy = False
+        self._last_commit = 0.0
         self._holds = 0
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.damaged = ""
@@ -149,10 +168,18 @@ class Engine:
         Raises:
             DomainError: What `decide` raised; STORE_FULL; SHUTTING_DOWN; LIMIT_EXCEEDED when too many requests wait.
         """
-        return await self.submit_nowait(job, decide)
+        answer: asyncio.Future[Record | None] = asyncio.get_running_loop().create_future()
+        self.hand_in(job, decide, answer)
+        return await answer
 
-    def submit_nowait(self, job: str, decide: Decide) -> asyncio.Future[Record | None]:
-        """Hands in a decision, as `submit`, and returns its answer to come.
+    def hand_in(self, job: str, decide: Decide, answer: Answer, *, alone: bool = False) -> None:
+        """Hands in a decision, as `submit`; it may be made and answered before this returns.
+
+        Args:
+            job: The job's name.
+            decide: The decision.
+            answer: Who is told.
+            alone: The caller has nothing else to hand in now: nothing is won by waiting for company.
 
         Raises:
             DomainError: SHUTTING_DOWN; LIMIT_EXCEEDED when too many requests wait.
@@ -161,11 +188,17 @@ class Engine:
             raise DomainError(Reason.SHUTTING_DOWN, "the daemon is stopping")
         if len(self._queue) >= limits.QUEUE:
             raise limit_exceeded("queue", limits.QUEUE, "too many requests wait for the store")
-        answer: asyncio.Future[Record | None] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Request(job, decide, answer))
+        request = _Request(job, decide, answer)
+        if alone and not self._busy and not self._queue and self._rested():
+            self._at_once([request])
+            return
+        self._queue.append(request)
         self._idle.clear()
         self._work.set()
-        return answer
+
+    def _rested(self) -> bool:
+        """Tells whether changes come one by one: under load they must meet in the queue, to share a commit."""
+        return self._store.quick and clock.monotonic() - self._last_commit > _REST_SECONDS and not self._stopping
 
     async def stop(self) -> None:
         """Commits what was submitted, refuses what comes later, and ends."""
@@ -267,15 +300,28 @@ class Engine:
 
     async def _follow(self) -> None:
         try:
-            async for records in self._store.follow(self._state.revision):
-                for record in records:
-                    if self._state.fold(record):
-                        self._snapshots.seen(record)
-                self._hub.publish(records)
-                self._metrics.revision.set(self._state.revision)
-                self._ring()
-        except (StoreDamagedError, ValueError, KeyError) as error:
+            await self._store.follow(self._state.revision, self._take)
+        except StoreError as error:
+            self._fail(error)
+
+    def _take(self, records: list[Record]) -> None:
+        """Moves the view by what became durable."""
+        if self.failed.done():
+            return
+        try:
+            for record in records:
+                payload, after = self._ahead.pop(record.revision, (None, None))
+                if payload is record.payload:
+                    self._state.move(record, after)
+                    self._snapshots.seen(record)
+                elif self._state.fold(record):
+                    self._snapshots.seen(record)
+        except (ValueError, KeyError) as error:
             self._fail(StoreDamagedError(f"the log does not fold: {error}"))
+            return
+        self._hub.publish(records)
+        self._metrics.revision.set(self._state.revision)
+        self._ring()
 
     def _ring(self) -> None:
         visible, self._visible = self._visible, None
@@ -321,28 +367,48 @@ class Engine:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), limits.BATCH))]
             if not self._queue:
                 self._work.clear()
-            drafts, granted = self._decide(batch)
-            try:
-                records = iter(await self._commit(drafts) if drafts else ())
-            except StoreFullError as error:
-                log.warning("store full, writes are refused, reads go on: %s", error)
-                _refuse(granted, Reason.STORE_FULL, "the daemon's disk is full: nothing was changed")
-            except StoreFailedError as error:
-                _refuse(granted, Reason.SHUTTING_DOWN, "the daemon's store failed: unknown whether it was changed")
-                self._fail(error)
-                return
+            if len(batch) == 1 and self._rested():
+                self._at_once(batch)
             else:
-                for request, drafted in granted:
-                    record = next(records) if drafted else None
-                    if not request.answer.done():
-                        request.answer.set_result(record)
+                self._busy = True
+                drafts, granted = self._decide(batch)
+                try:
+                    records = await self._commit(drafts) if drafts else []
+                except (StoreFullError, StoreFailedError) as error:
+                    self._not_stored(granted, error)
+                else:
+                    _tell(granted, records)
+                self._busy = False
+            if self.failed.done():
+                return
             if not self._queue:
                 self._idle.set()
+
+    def _at_once(self, batch: Sequence[_Request]) -> None:
+        """Decides and commits without waiting."""
+        drafts, granted = self._decide(batch)
+        begun = clock.monotonic()
+        try:
+            records = self._store.append_now(drafts) if drafts else []
+        except (StoreFullError, StoreFailedError) as error:
+            self._not_stored(granted, error)
+        else:
+            self._measure(begun, len(drafts))
+            _tell(granted, records)
+
+    def _not_stored(self, granted: Sequence[_Granted], error: Exception) -> None:
+        if isinstance(error, StoreFullError):
+            log.warning("store full, writes are refused, reads go on: %s", error)
+            _refuse(granted, Reason.STORE_FULL, "the daemon's disk is full: nothing was changed")
+        else:
+            _refuse(granted, Reason.SHUTTING_DOWN, "the daemon's store failed: unknown whether it was changed")
+            self._fail(error)
 
     def _decide(self, batch: Sequence[_Request]) -> tuple[list[Draft], list[_Granted]]:
         # Within a batch each decision sees the ones before it, although none is committed yet: if the commit fails, all
         # of them are refused and nothing of this overlay is left.
         overlay: dict[str, Job | None] = {}
+        self._ahead.clear()
         drafts: list[Draft] = []
         granted: list[_Granted] = []
         now = clock.wall_us()
@@ -354,10 +420,15 @@ class Engine:
                 payload = request.decide(job)
                 if payload is not None:
                     provisional = Record(self._state.revision + len(drafts) + 1, now, request.job, payload)
-                    overlay[request.job] = evolve(job, provisional)
+                    after = overlay[request.job] = evolve(job, provisional)
+                    self._ahead[provisional.revision] = payload, after
                     drafts.append(Draft(now, request.job, payload))
             except DomainError as error:
-                request.answer.set_exception(error)
+                if request.job in overlay:
+                    # It may rest on a decision of this very batch, of which nobody may know before it is committed.
+                    granted.append((request, error))
+                else:
+                    request.answer.set_exception(error)
             except Exception as error:
                 log.exception("decision on job %s failed", request.job)
                 request.answer.set_exception(error)
@@ -369,10 +440,27 @@ class Engine:
     async def _commit(self, drafts: Sequence[Draft]) -> list[Record]:
         begun = clock.monotonic()
         records = await self._store.append(drafts)
-        self._metrics.commit_seconds.observe(clock.monotonic() - begun)
-        self._metrics.commit_records.observe(len(drafts))
+        self._measure(begun, len(drafts))
         await self._until_visible(records[-1].revision)
         return records
+
+    def _measure(self, begun: float, records: int) -> None:
+        self._last_commit = clock.monotonic()
+        if records:
+            self._metrics.commit_seconds.observe(self._last_commit - begun)
+            self._metrics.commit_records.observe(records)
+
+
+def _tell(granted: Sequence[_Granted], records: Sequence[Record]) -> None:
+    there = iter(records)
+    for request, outcome in granted:
+        record = next(there) if outcome is True else None
+        if request.answer.done():
+            continue
+        if isinstance(outcome, DomainError):
+            request.answer.set_exception(outcome)
+        else:
+            request.answer.set_result(record)
 
 
 def _refuse(granted: Sequence[_Granted], reason: Reason, message: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 from livetuned.domain import limits
 from livetuned.domain.errors import limit_exceeded
@@ -12,6 +14,17 @@ from livetuned.domain.records import Record
 from livetuned.store.interface import Store
 
 _PAGE = 500
+_WOKEN_AT_ONCE = 50
+"""How many watchers are woken in one turn of the event loop, a count."""
+
+_Bells = dict[asyncio.Future[None], None]
+"""Who waits, in the order in which they came."""
+
+
+def _ring(bells: _Bells) -> None:
+    for bell in bells:
+        if not bell.done():
+            bell.set_result(None)
 
 
 class Hub:
@@ -27,7 +40,10 @@ class Hub:
         self._capacity = capacity
         self._recent: list[Record] = []
         self._revision = 0
-        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}
+        self._waiting: dict[str, _Bells] = {}
+        self._urgent: dict[str, _Bells] = {}
+        self._to_wake: deque[_Bells] = deque()
+        self._waking = False
         self._watchers = 0
 
     @property
@@ -67,18 +83,38 @@ class Hub:
         if len(self._recent) > 2 * self._capacity:
             del self._recent[: -self._capacity]
         self._revision = records[-1].revision
-        for scope in {"", *(record.job for record in records)}:
-            self._wake(scope)
+        scopes = {"", *(record.job for record in records)}
+        for scope in scopes:
+            _ring(self._urgent.pop(scope, {}))
+        self._wake(scopes)
 
-    def _wake(self, scope: str) -> None:
-        for waiting in self._waiting.pop(scope, ()):
-            if not waiting.done():
-                waiting.set_result(None)
+    def _wake(self, scopes: Iterable[str]) -> None:
+        """Wakes who waits, a few in each turn of the event loop: others get their turns in between."""
+        for scope in scopes:
+            if scope in self._waiting:
+                self._to_wake.append(self._waiting.pop(scope))
+        if self._to_wake and not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._wake_some)
+
+    def _wake_some(self) -> None:
+        room = _WOKEN_AT_ONCE
+        while self._to_wake and room:
+            bells = self._to_wake[0]
+            some = dict.fromkeys(islice(bells, room))
+            for bell in some:
+                del bells[bell]
+            room -= len(some)
+            _ring(some)
+            if not bells:
+                self._to_wake.popleft()
+        self._waking = bool(self._to_wake)
+        if self._waking:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
     def tick(self) -> None:
         """Wakes everybody who waits: for bookmarks."""
-        for scope in list(self._waiting):
-            self._wake(scope)
+        self._wake(list(self._waiting))
 
     async def run(self) -> None:
         """Ticks now and then, until cancelled."""
@@ -86,21 +122,25 @@ class Hub:
             await asyncio.sleep(limits.BOOKMARK_SECONDS)
             self.tick()
 
-    def cursor(self, after: int, job: str = "") -> Cursor:
-        """Returns a cursor that yields what comes after a revision, of one job or (``""``) of all."""
-        return Cursor(self, after, job)
+    def cursor(self, after: int, job: str = "", *, urgent: bool = False) -> Cursor:
+        """Returns a cursor that yields what comes after a revision, of one job or (``""``) of all.
 
-    async def wait(self, job: str) -> None:
-        """Returns when the next record of the scope was published, or at the next tick."""
+        With `urgent` it is told before those who only watch, and not of ticks.
+        """
+        return Cursor(self, after, job, urgent=urgent)
+
+    async def wait(self, job: str, *, urgent: bool = False) -> None:
+        """Returns when the next record of the scope was published, or (unless `urgent`) at the next tick."""
         bell = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(job, {})
+        all_waiting = self._urgent if urgent else self._waiting
+        waiting = all_waiting.setdefault(job, {})
         waiting[bell] = None
         try:
             await bell
         except asyncio.CancelledError:
             waiting.pop(bell, None)
-            if not waiting and self._waiting.get(job) is waiting:
-                del self._waiting[job]
+            if not waiting and all_waiting.get(job) is waiting:
+                del all_waiting[job]
             raise
 
     async def after(self, revision: int, job: str) -> tuple[list[Record], int]:
@@ -130,9 +170,10 @@ class Cursor:
         position: Everything of the scope up to this revision was yielded.
     """
 
-    def __init__(self, hub: Hub, after: int, job: str) -> None:
+    def __init__(self, hub: Hub, after: int, job: str, *, urgent: bool = False) -> None:
         self._hub = hub
         self._job = job
+        self._urgent = urgent
         self.position = after
 
     async def next(self) -> list[Record]:
@@ -155,7 +196,7 @@ class Cursor:
         """
         if records := await self._available():
             return records
-        await self._hub.wait(self._job)
+        await self._hub.wait(self._job, urgent=self._urgent)
         return await self._available()
 
     async def _available(self) -> list[Record]:

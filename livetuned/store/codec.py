@@ -27,6 +27,7 @@ from livetuned.domain.records import (
     Registered,
     Removed,
 )
+from livetuned.domain.requests import Requests
 from livetuned.domain.specs import RestartPolicy, Scale, TriggerSpec, VariableSpec
 from livetuned.domain.values import ValueType
 
@@ -34,7 +35,7 @@ CHECKSUM_BYTES = 16
 
 Raw = dict[str, Any]
 
-_write = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+_write = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 _KINDS: Mapping[type[Payload], str] = {
     Registered: "registered",
@@ -53,7 +54,7 @@ def kind_of(payload: Payload) -> str:
 
 
 def encode(payload: Payload) -> str:
-    """Returns a payload as canonical JSON: sorted keys, no spaces, floats in their shortest exact form."""
+    """Returns a payload as canonical JSON: fixed order, no spaces, floats in their shortest exact form."""
     return _write(_ENCODERS[type(payload)](payload))
 
 
@@ -108,7 +109,7 @@ def decode_job(text: str) -> Job:
                 "ranks": {item["rank"]: _rank(item) for item in raw["ranks"]},
                 "variables": {state.spec.name: state for state in variables},
                 "triggers": {state.spec.name: state for state in triggers},
-                "requests": dict(raw["requests"]),
+                "requests": Requests(dict(raw["requests"])),
                 "ended": None if raw["ended"] is None else Ended(**raw["ended"]),
             }
         )

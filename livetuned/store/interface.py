@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from livetuned.domain.job import Job
@@ -58,7 +58,7 @@ class Store(ABC):
         Durable: when `append` returns, the batch is on disk and survives a power cut.
         Atomic: a batch is stored whole or not at all.
         Ordered: revisions rise by one from 1, in the order of the drafts, and are never given twice.
-        Followed: `follow` yields every record once, in order, and only after it is durable.
+        Followed: `follow` delivers every record once, in order, and only after it is durable.
         True: what is read is what was written, or the read raises `StoreDamagedError`.
 
     The methods belong to one event loop; they may be called concurrently on it.
@@ -97,6 +97,23 @@ class Store(ABC):
             StoreFullError: No room; nothing was stored.
             StoreFailedError: Unknown whether it was stored; the store takes nothing more.
         """
+
+    @property
+    def quick(self) -> bool:
+        """Whether `append_now` may be used now."""
+        return False
+
+    def append_now(self, drafts: Sequence[Draft]) -> list[Record]:
+        """Stores a batch as `append`, before it returns; only while `quick`.
+
+        Who waits for one commit alone waits less if nobody has to be woken. The event loop stands still meanwhile: an
+        engine that can't tell whether it will be a matter of a moment is never `quick`.
+
+        Raises:
+            StoreFullError: No room; nothing was stored.
+            StoreFailedError: Unknown whether it was stored; the store takes nothing more.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     async def load(self) -> Loaded:
@@ -166,8 +183,14 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def follow(self, after: int) -> AsyncIterator[list[Record]]:
-        """Yields all records after a revision, in order, in batches, as they become durable. Does not end by itself.
+    async def follow(self, after: int, deliver: Callable[[list[Record]], None]) -> None:
+        """Delivers all records after a revision, in order, in batches, as they become durable. Ends when cancelled.
+
+        Who has caught up is delivered a batch before its `append` returns.
+
+        Args:
+            after: Deliver what comes after it.
+            deliver: Called on the event loop; must not raise.
 
         Raises:
             CompactedError: The records that follow are not kept any more.

@@ -34,7 +34,6 @@ CREATE TABLE log (
     payload  TEXT NOT NULL,
     checksum BLOB NOT NULL     -- chained to the record before
 ) STRICT;
-CREATE INDEX log_changes ON log (job, revision) WHERE kind = 'changed';
 CREATE INDEX log_applies ON log (job, subject) WHERE kind = 'applied';
 CREATE TABLE snapshots (
     job      TEXT PRIMARY KEY,
@@ -59,7 +58,8 @@ def connect(path: Path, *, fsync: bool = True) -> sqlite3.Connection:
         _check_header(path)
         # SQLite gives its -wal and -shm files the mode of the main file.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+        # Two threads use it, never at the same time: the store's own, and the event loop's for a quick commit.
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA mmap_size = 0")
         version = _version(connection, path)

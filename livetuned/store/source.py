@@ -264,10 +264,7 @@ class Source:
             return
 
     def indexed(self, kind: str, job: str, subject: int, revision: int) -> bool:
-        """Tells whether a record is found by the index of its kind alone."""
-        if kind == "changed":
-            sql = "SELECT 1 FROM log INDEXED BY log_changes WHERE kind = 'changed' AND job = ? AND revision = ?"
-            return bool(self._rows(sql, job, revision))
+        """Tells whether a record is found by the index of its kind alone, if its kind has one."""
         if kind == "applied":
             sql = (
                 "SELECT 1 FROM log INDEXED BY log_applies "

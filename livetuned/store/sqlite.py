@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 
 from livetuned.domain.job import Job
-from livetuned.domain.records import Applied, Changed, Draft, Record
+from livetuned.domain.records import Applied, Changed, Draft, Record, Removed
 from livetuned.store import codec, schema
 from livetuned.store.headmark import HeadMark
 from livetuned.store.interface import (
@@ -35,6 +35,15 @@ _PAGE = 1_000
 _WINDOW = 2_000
 """Most records that one turn of the thread looks at, a count: commits wait for it."""
 
+_SLOW_COMMIT_SECONDS = 0.005
+"""A commit on the event loop that took longer tells that the disk is slow, in seconds."""
+_SLOW_REST_SECONDS = 10.0
+"""How long then no commit is made on the event loop, in seconds."""
+
+_INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)"
+_BY_INDEX = (
+    "SELECT 1 FROM log INDEXED BY log_applies WHERE kind = 'applied' AND job = ? AND subject = ? AND revision = ?"
+)
 _LINES = (
     "SELECT l.revision, l.time_us, l.job, l.kind, l.subject, l.payload, l.checksum, p.checksum "
     "FROM log l LEFT JOIN log p ON p.revision = l.revision - 1 "
@@ -61,8 +70,11 @@ class SqliteStore(Store):
     def __init__(self, path: Path, *, fsync: bool = True, verified_at_open: int = VERIFIED_AT_OPEN) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
-        self._followers: list[asyncio.Queue[list[Record]]] = []
+        self._followers: list[Callable[[list[Record]], None]] = []
         self._closed = self._failed = False
+        self._under_way = 0
+        """What the thread has still to do."""
+        self._slow_until = 0.0
         self._last_change: dict[str, int] = {}
         self._mark = HeadMark(path)
         try:
@@ -95,7 +107,11 @@ class SqliteStore(Store):
             self._verified = max(self._origin, min(self._covered, self._head - verified_at_open))
             if self._covered > self._head:
                 raise ValueError(f"records up to {self._covered} were stored, the last one found is {self._head}")
-            self._check_range(self._verified, self._head)
+            self._loaded: Loaded | None = self._read_snapshots()
+            self._last_change = {job.name: job.changed for job in self._loaded.jobs}
+            for number, job, kind in self._check_range(self._verified, self._head):
+                if kind in ("changed", "removed"):
+                    self._last_change[job] = number if kind == "changed" else 0
             self._last_checksum = self._checksum_at(self._head)
         except (sqlite3.Error, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise StoreDamagedError(f"{self._path}: {error}") from error
@@ -120,8 +136,11 @@ class SqliteStore(Store):
             raise ValueError(f"record {revision} is missing")
         return row[0]
 
-    def _check_range(self, after: int, last: int) -> None:
-        """Checks that the records after one, up to another, are all there, intact, and found by the indexes.
+    def _check_range(self, after: int, last: int) -> Iterator[tuple[int, str, str]]:
+        """Checks that the records after one, up to another, are all there, intact, and found by the index.
+
+        Yields:
+            Revision, job and kind of each.
 
         Raises:
             ValueError: They are not.
@@ -137,9 +156,9 @@ class SqliteStore(Store):
             previous = codec.checksum(previous, revision, time_us, job, kind, subject, payload)
             if revision != expected or checksum != previous:
                 raise ValueError(f"record {expected} is missing or does not keep its checksum")
-            index = _INDEXES.get(kind)
-            if index and not self._connection.execute(index, (job, subject, revision)).fetchone():
-                raise ValueError(f"record {revision} is missing in the index of its kind, {kind!r}")
+            if kind == "applied" and not self._connection.execute(_BY_INDEX, (job, subject, revision)).fetchone():
+                raise ValueError(f"record {revision} is missing in the index of acknowledgements")
+            yield revision, job, kind
         if expected != last:
             raise ValueError(f"record {expected + 1} is missing")
 
@@ -171,10 +190,23 @@ class SqliteStore(Store):
     async def append(self, drafts: Sequence[Draft]) -> list[Record]:
         if not drafts:
             return []
-        records = await self._call(lambda: self._append(drafts))
+        return self._deliver(await self._call(lambda: self._append(drafts)))
+
+    @property
+    def quick(self) -> bool:
+        return not self._under_way and monotonic() >= self._slow_until
+
+    def append_now(self, drafts: Sequence[Draft]) -> list[Record]:
+        begun = monotonic()
+        records = self._append(drafts)
+        if monotonic() - begun > _SLOW_COMMIT_SECONDS:
+            self._slow_until = monotonic() + _SLOW_REST_SECONDS
+        return self._deliver(records)
+
+    def _deliver(self, records: list[Record]) -> list[Record]:
         self._head = records[-1].revision
         for follower in self._followers:
-            follower.put_nowait(records)
+            follower(records)
         return records
 
     def _append(self, drafts: Sequence[Draft]) -> list[Record]:
@@ -188,29 +220,30 @@ class SqliteStore(Store):
             if isinstance(payload, Applied):
                 subject = payload.change_revision
             elif isinstance(payload, Changed):
-                subject = changed[job] if job in changed else self._change_before(job)
+                subject = changed[job] if job in changed else self._last_change.get(job, 0)
                 changed[job] = revision
+            elif isinstance(payload, Removed):
+                changed[job] = 0
             last = codec.checksum(last, revision, draft.time_us, job, kind, subject, text)
             rows.append((revision, draft.time_us, job, kind, subject, text, last))
             records.append(Record(revision, draft.time_us, job, payload))
-        self._transact(lambda: self._connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)", rows))
+        if len(rows) == 1:  # a transaction by itself
+            self._transact(lambda: self._connection.execute(_INSERT, rows[0]), single=True)
+        else:
+            self._transact(lambda: self._connection.executemany(_INSERT, rows))
         self._written, self._last_checksum = revision, last
         self._last_change.update(changed)
         self._mark.write(self._store_id, revision)
         return records
 
-    def _change_before(self, job: str) -> int:
-        known = self._last_change.get(job)
-        if known is None:
-            sql = "SELECT max(revision) FROM log WHERE kind = 'changed' AND job = ?"
-            known = self._last_change[job] = self._connection.execute(sql, (job,)).fetchone()[0] or 0
-        return known
-
-    def _transact(self, work: Callable[[], object]) -> None:
-        """Does something in a transaction of its own: all of it or, if it raises, nothing."""
+    def _transact(self, work: Callable[[], object], *, single: bool = False) -> None:
+        """Does something in a transaction of its own: all of it or, if it raises, nothing. `single`: one statement."""
         if self._failed:
             raise StoreFailedError(f"{self._path} failed earlier and must be opened anew")
         try:
+            if single:
+                work()
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             work()
             self._connection.execute("COMMIT")
@@ -283,6 +316,12 @@ class SqliteStore(Store):
         return await self._reading(self._load)
 
     def _load(self) -> Loaded:
+        loaded, self._loaded = self._loaded, None  # read when the store was opened; not to be held for ever
+        if loaded is not None and loaded.covered == self._covered:
+            return loaded
+        return self._read_snapshots()
+
+    def _read_snapshots(self) -> Loaded:
         jobs = []
         for name, revision, text, checksum in self._connection.execute("SELECT * FROM snapshots ORDER BY job"):
             if checksum != codec.checksum_of(name, str(revision), text) or self._snapshots.get(name) != checksum:
@@ -297,29 +336,23 @@ class SqliteStore(Store):
             # What was compacted meanwhile need not be looked at.
             first = max(after, self._origin)
             last = min(first + limit, self._written)
-            self._check_range(first, last)
+            for _ in self._check_range(first, last):
+                pass
             return last
 
         return await self._reading(check)
 
-    async def follow(self, after: int) -> AsyncIterator[list[Record]]:
-        queue: asyncio.Queue[list[Record]] = asyncio.Queue()
-        self._followers.append(queue)
+    async def follow(self, after: int, deliver: Callable[[list[Record]], None]) -> None:
+        while after < self._head:
+            page = [record for record in await self.read(after, _PAGE) if record.revision <= self._head]
+            after = page[-1].revision
+            deliver(page)
+        # Nothing is awaited between the last look at the head and this line: no batch is left out.
+        self._followers.append(deliver)
         try:
-            target = self._head
-            while after < target:
-                page = await self.read(after, _PAGE)
-                after = page[-1].revision
-                yield page
-            while True:
-                batch = await queue.get()
-                if batch[0].revision <= after:
-                    batch = [record for record in batch if record.revision > after]
-                if batch:
-                    after = batch[-1].revision
-                    yield batch
+            await asyncio.Event().wait()
         finally:
-            self._followers.remove(queue)
+            self._followers.remove(deliver)
 
     async def read(self, after: int, limit: int, job: str = "") -> list[Record]:
         found: list[Record] = []
@@ -347,28 +380,41 @@ class SqliteStore(Store):
         return self._records(rows, job), max(after, last), last < self._written
 
     async def changes(self, job: str, before: int, limit: int) -> list[Record]:
-        if job:
-            return await self._reading(lambda: self._changes(job, before, limit))
         found: list[Record] = []
-        end = min(before - 1, self._written)
-        while len(found) < limit and end > self._origin:
-            after = max(self._origin, end - _WINDOW)
-            records, _, _ = await self._reading(partial(self._read, after, end - after, ""))
-            found = [record for record in records if isinstance(record.payload, Changed)] + found
-            end = after
+        end = min(before, self._written + 1)
+        while len(found) < limit and end > self._origin + 1:
+            turn = partial(self._changes, job, end, limit - len(found)) if job else partial(self._any_changes, end)
+            records, end = await self._reading(turn)
+            found = records + found
         return found[-limit:]
 
-    def _changes(self, job: str, before: int, limit: int) -> list[Record]:
-        rows: list[_Row] = self._connection.execute(
-            _LINES + "WHERE l.job = ? AND l.kind = 'changed' AND l.revision < ? ORDER BY l.revision DESC LIMIT ?",
-            (job, before, limit),
-        ).fetchall()[::-1]
-        for row, following in pairwise(rows):
-            if following[4] != row[0]:
-                raise ValueError(f"change {following[4]} of job {job!r} is missing")
-        if rows and len(rows) < limit and rows[0][4] > self._origin:
-            raise ValueError(f"change {rows[0][4]} of job {job!r} is missing")
-        return self._records(rows, job)
+    def _changes(self, job: str, end: int, limit: int) -> tuple[list[Record], int]:
+        """Returns changes of a job before a revision, and the revision before which to go on.
+
+        Each change names the one before it; the newest is found by going back through the log, unless it is known.
+        """
+        newest = self._last_change.get(job, 0)
+        if newest >= end:
+            first = max(self._origin, end - 1 - _WINDOW)
+            sql = "SELECT max(revision) FROM log WHERE revision > ? AND revision < ? AND job = ? AND kind = 'changed'"
+            newest = self._connection.execute(sql, (first, end, job)).fetchone()[0] or 0
+            if not newest:
+                return [], first + 1
+        rows: list[_Row] = []
+        while newest > self._origin and len(rows) < min(limit, _WINDOW):
+            row: _Row | None = self._connection.execute(_LINES + "WHERE l.revision = ?", (newest,)).fetchone()
+            if row is None or row[2:4] != (job, "changed") or row[4] >= newest:
+                raise ValueError(f"change {newest} of job {job!r} is missing")
+            rows.append(row)
+            newest = row[4]
+        records = self._records(rows[::-1], job)
+        return records, records[0].revision if records and newest > self._origin else 0
+
+    def _any_changes(self, end: int) -> tuple[list[Record], int]:
+        """Returns the changes of all jobs in a window before a revision, and the window's begin."""
+        after = max(self._origin, end - 1 - _WINDOW)
+        records, _, _ = self._read(after, end - 1 - after, "")
+        return [record for record in records if isinstance(record.payload, Changed)], after + 1
 
     async def applies(self, job: str, first: int, last: int) -> list[Record]:
         sql = _LINES + "WHERE l.kind = 'applied' AND l.job = ? AND l.subject BETWEEN ? AND ? ORDER BY l.revision"
@@ -399,7 +445,15 @@ class SqliteStore(Store):
         return await self._call(read)
 
     async def _call(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        loop = asyncio.get_running_loop()
+        future = self._thread.submit(work)
+        # Counted until the thread is done, even if whoever waits is cancelled: `append_now` must not meet it.
+        self._under_way += 1
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._done))
+        return await asyncio.wrap_future(future)
+
+    def _done(self) -> None:
+        self._under_way -= 1
 
     async def close(self) -> None:
         if not self._closed:
@@ -407,12 +461,3 @@ class SqliteStore(Store):
             await self._call(self._connection.close)
             self._thread.shutdown()
             self._mark.close()
-
-
-_INDEXES = {
-    "changed": "SELECT 1 FROM log INDEXED BY log_changes "
-    "WHERE kind = 'changed' AND job = ?1 AND revision = ?3 AND ?2 >= 0",
-    "applied": "SELECT 1 FROM log INDEXED BY log_applies "
-    "WHERE kind = 'applied' AND job = ?1 AND subject = ?2 AND revision = ?3",
-}
-"""Finds a record of a kind by its index alone."""

@@ -68,19 +68,31 @@ def _unknown(what: str, given: object) -> DomainError:
     return DomainError(Reason.INVALID_REQUEST, f"{what} {given} is not one this daemon knows", rule=f"a known {what}")
 
 
+def _seconds_and_nanos(time_us: int) -> tuple[int, int]:
+    return time_us // 1_000_000, time_us % 1_000_000 * 1_000
+
+
 def _timestamp(time_us: int) -> Timestamp:
-    return Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1_000)
+    seconds, nanos = _seconds_and_nanos(time_us)
+    return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def value_to_wire(value: Value) -> types_pb2.Value:
     """Returns a value as its message."""
+    message = types_pb2.Value()
+    _write_value(value, message)
+    return message
+
+
+def _write_value(value: Value, message: types_pb2.Value) -> None:
     if isinstance(value, bool):
-        return types_pb2.Value(bool_value=value)
-    if isinstance(value, int):
-        return types_pb2.Value(int_value=value)
-    if isinstance(value, float):
-        return types_pb2.Value(float_value=value)
-    return types_pb2.Value(string_value=value)
+        message.bool_value = value
+    elif isinstance(value, int):
+        message.int_value = value
+    elif isinstance(value, float):
+        message.float_value = value
+    else:
+        message.string_value = value
 
 
 def value_from_wire(message: types_pb2.Value) -> Value | None:
@@ -196,34 +208,38 @@ def change_message(record: Record) -> types_pb2.Change:
     Raises:
         TypeError: The record is no change.
     """
-    if not isinstance(record.payload, Changed):
+    message = types_pb2.Change()
+    write_change(record, message)
+    return message
+
+
+def write_change(record: Record, message: types_pb2.Change) -> None:
+    """Writes a change, by itself, into a message.
+
+    Raises:
+        TypeError: The record is no change.
+    """
+    changed = record.payload
+    if not isinstance(changed, Changed):
         raise TypeError(f"record {record.revision} is no change")
-    return change_to_wire(record, record.payload)
+    message.revision = record.revision
+    message.job = names.job_resource(record.job)
+    message.time.seconds, message.time.nanos = _seconds_and_nanos(record.time_us)
+    message.actor, message.reason, message.undone_revision = changed.actor, changed.reason, changed.undoes
+    for item in changed.assignments:
+        assignment = message.assignments.add(variable_id=item.variable)
+        _write_value(item.old, assignment.old_value)
+        _write_value(item.new, assignment.new_value)
+    for firing in changed.firings:
+        message.firings.add(trigger_id=firing.trigger, number=firing.number)
 
 
-def change_to_wire(
-    record: Record, changed: Changed, applies: Sequence[Record] = (), lapsed: Sequence[str] = ()
-) -> types_pb2.Change:
+def past_change_to_wire(record: Record, applies: Sequence[Record], lapsed: Sequence[str]) -> types_pb2.Change:
     """Returns a change as its message, with what was acknowledged of it and what never will be."""
-    return types_pb2.Change(
-        revision=record.revision,
-        job=names.job_resource(record.job),
-        time=_timestamp(record.time_us),
-        actor=changed.actor,
-        reason=changed.reason,
-        assignments=[
-            types_pb2.Assignment(
-                variable_id=item.variable,
-                old_value=value_to_wire(item.old),
-                new_value=value_to_wire(item.new),
-            )
-            for item in changed.assignments
-        ],
-        firings=[types_pb2.Firing(trigger_id=item.trigger, number=item.number) for item in changed.firings],
-        applies=[_apply_to_wire(apply) for apply in applies],
-        lapsed_ids=lapsed,
-        undone_revision=changed.undoes,
-    )
+    message = change_message(record)
+    message.applies.extend(_apply_to_wire(apply) for apply in applies)
+    message.lapsed_ids.extend(lapsed)
+    return message
 
 
 def _apply_to_wire(record: Record) -> types_pb2.Apply:
@@ -274,7 +290,7 @@ def event_to_wire(record: Record) -> control_pb2.Event:
             )
         event.declared.triggers.extend(_trigger_spec_to_wire(spec) for spec in payload.triggers)
     elif isinstance(payload, Changed):
-        event.change.CopyFrom(change_to_wire(record, payload))
+        write_change(record, event.change)
     elif isinstance(payload, Applied):
         event.apply.CopyFrom(_apply_to_wire(record))
     elif isinstance(payload, Ended):
@@ -299,7 +315,9 @@ def _process_to_wire(process: Process) -> types_pb2.Process:
     )
 
 
-def job_to_wire(job: Job, status: JobStatus, step: int, sessions: Sequence[Session], *, full: bool) -> types_pb2.Job:
+def job_to_wire(
+    job: Job, status: JobStatus, step: int, sessions: Sequence[Session], *, full: bool, classic_port: int = 0
+) -> types_pb2.Job:
     """Returns a job as its message.
 
     Args:
@@ -308,12 +326,14 @@ def job_to_wire(job: Job, status: JobStatus, step: int, sessions: Sequence[Sessi
         step: The step it is at.
         sessions: Its open sessions.
         full: Whether variables and triggers are included.
+        classic_port: Its dictionary port of the classic protocol, 0 for none.
     """
     steps = {session.rank: session.step for session in sessions}
     message = types_pb2.Job(
         name=names.job_resource(job.name),
         state=_STATES[status],
         port=job.port,
+        classic_port=classic_port,
         run=job.run,
         registered_time=_timestamp(job.registered_us),
         ended_time=_timestamp(job.ended_us) if job.ended is not None else None,

@@ -23,6 +23,8 @@ from livetuned.service.metrics import Metrics
 from livetuned.service.sessions import Sessions
 from livetuned.transport import codec
 from livetuned.transport.changing import Changing, actor_of, caller_of
+from livetuned.transport.classic import ClassicProtocol
+from livetuned.transport.many import Many
 from livetuned.transport.scope import scoped_job
 from livetuned.transport.stalls import Stalls
 from livetuned.transport.watching import Events, watch
@@ -64,6 +66,8 @@ class Service:
     events: Events
     change_streams: Count
     stalls: Stalls
+    classic: ClassicProtocol | None = None
+    """The classic protocol, None if it is off."""
 
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
@@ -88,8 +92,15 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         return job
 
     def _to_wire(self, job: Job, *, full: bool) -> types_pb2.Job:
-        sessions = self._s.sessions
-        return codec.job_to_wire(job, sessions.status(job), sessions.step(job), sessions.connected(job.name), full=full)
+        sessions, classic = self._s.sessions, self._s.classic
+        return codec.job_to_wire(
+            job,
+            sessions.status(job),
+            sessions.step(job),
+            sessions.connected(job.name),
+            full=full,
+            classic_port=0 if classic is None else classic.port(job.name),
+        )
 
     async def ListJobs(  # noqa: N802 - the name in the contract
         self, request: control_pb2.ListJobsRequest, context: _Context
@@ -110,7 +121,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
     ) -> control_pb2.GetJobResponse:
         """Describes one job."""
         return control_pb2.GetJobResponse(
-            job=self._to_wire(self._job(request.name), full=True),
+            job=self._whole(self._job(request.name)),
             store_id=self._s.engine.store_id,
             revision=self._s.engine.revision,
         )
@@ -213,12 +224,23 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         self, request: control_pb2.WatchRequest, context: _Context
     ) -> AsyncIterator[control_pb2.WatchResponse | bytes]:
         """Follows the log from a revision on."""
-        job = self._job(request.job).name if request.job or self._scope else ""
-        service = self._s
-        async for response in watch(
-            service.engine, service.hub, service.events, job, request, lambda known: self._to_wire(known, full=True)
-        ):
+        service, job = self._s, self._watched(request.job)
+        async for response in watch(service.engine, service.hub, service.events, job, request, self._whole):
             yield response
+
+    async def WatchMany(  # noqa: N802
+        self, request_iterator: AsyncIterator[control_pb2.WatchManyRequest], context: _Context
+    ) -> AsyncIterator[control_pb2.WatchManyResponse]:
+        """Follows the log for many watches."""
+        many = Many(self._s.engine, self._s.hub, self._s.events, self._watched, self._whole)
+        async for response in many.run(request_iterator):
+            yield response
+
+    def _watched(self, resource: str) -> str:
+        return self._job(resource).name if resource or self._scope else ""
+
+    def _whole(self, job: Job) -> types_pb2.Job:
+        return self._to_wire(job, full=True)
 
 
 def _past_change(job: Job | None, record: Record, applies: list[Record]) -> types_pb2.Change:
@@ -228,4 +250,4 @@ def _past_change(job: Job | None, record: Record, applies: list[Record]) -> type
     acknowledged = {
         outcome.target for apply in applies if isinstance(apply.payload, Applied) for outcome in apply.payload.outcomes
     }
-    return codec.change_to_wire(record, changed, applies, lapsed(job, record.revision, changed, acknowledged))
+    return codec.past_change_to_wire(record, applies, lapsed(job, record.revision, changed, acknowledged))

@@ -89,7 +89,9 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         responses: _Responses = asyncio.Queue(_UNSENT)
         tasks = [
             asyncio.create_task(_or_error(self._listen(session, request_iterator, responses), responses)),
-            asyncio.create_task(_or_error(_tell(self._s.hub.cursor(after, session.job), responses), responses)),
+            asyncio.create_task(
+                _or_error(_tell(self._s.hub.cursor(after, session.job, urgent=True), responses), responses)
+            ),
         ]
         try:
             yield job_pb2.SessionResponse(
@@ -175,7 +177,7 @@ async def _tell(cursor: Cursor, responses: _Responses) -> None:
             ) from None
         for record in records:
             if isinstance(record.payload, Changed):
-                await responses.put(job_pb2.SessionResponse(change=codec.change_to_wire(record, record.payload)))
+                await responses.put(job_pb2.SessionResponse(change=codec.change_message(record)))
 
 
 async def _or_error(work: Coroutine[None, None, None], responses: _Responses) -> None:

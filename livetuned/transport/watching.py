@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from livetune.v1 import control_pb2, types_pb2
 from livetuned.domain import limits
@@ -61,6 +61,64 @@ async def watch(
         StoreDamagedError: A stored record can't be read.
     """
     store_id = engine.store_id
+    after, cause = begin(engine, hub, request)
+    with hub.watching():
+        while True:
+            if cause != control_pb2.SNAPSHOT_CAUSE_UNSPECIFIED:
+                after, responses = snapshot(engine, hub, job, cause, to_wire)
+                for response in responses:
+                    yield response
+            cursor = hub.cursor(after, job)
+            yield bookmark(store_id, after)
+            told = after
+            try:
+                while True:
+                    records = await cursor.next_or_tick()
+                    for record in records:
+                        yield events.message(record, store_id)
+                    if not records and cursor.position > told:
+                        yield bookmark(store_id, cursor.position)
+                    told = cursor.position
+            except CompactedError:
+                cause = control_pb2.SNAPSHOT_CAUSE_COMPACTED
+
+
+def bookmark(store_id: str, revision: int) -> control_pb2.WatchResponse:
+    """Returns the message that everything up to a revision was delivered."""
+    return control_pb2.WatchResponse(store_id=store_id, bookmark=control_pb2.Bookmark(revision=revision))
+
+
+def snapshot(
+    engine: Engine,
+    hub: Hub,
+    job: str,
+    cause: control_pb2.SnapshotCause.ValueType,
+    to_wire: Callable[[Job], types_pb2.Job],
+) -> tuple[int, Iterator[control_pb2.WatchResponse]]:
+    """Returns the revision of a snapshot, and its messages but for the bookmark that ends it.
+
+    All of it as of one revision: jobs are immutable, and the ones to show are chosen now.
+    """
+    jobs = [known for known in engine.jobs() if job in ("", known.name)]
+    store_id = engine.store_id
+
+    def responses() -> Iterator[control_pb2.WatchResponse]:
+        first = control_pb2.SnapshotBegin(cause=cause)
+        yield control_pb2.WatchResponse(store_id=store_id, snapshot_begin=first)
+        for known in jobs:
+            yield control_pb2.WatchResponse(store_id=store_id, snapshot_job=to_wire(known))
+
+    return hub.revision, responses()
+
+
+def begin(
+    engine: Engine, hub: Hub, request: control_pb2.WatchRequest
+) -> tuple[int, control_pb2.SnapshotCause.ValueType]:
+    """Returns after which revision a watch begins, and why it needs a snapshot first; UNSPECIFIED if it does not.
+
+    Raises:
+        DomainError: INVALID_REQUEST for a revision that this store never had.
+    """
     after = request.after_revision if request.HasField("after_revision") else hub.revision
     if after < 0 or (after > hub.revision and not request.store_id):
         raise DomainError(
@@ -69,40 +127,10 @@ async def watch(
             rule=f"0 <= revision <= {hub.revision}",
             value=str(after),
         )
-    cause = _cause(engine, hub, request, after)
-    with hub.watching():
-        while True:
-            if cause != control_pb2.SNAPSHOT_CAUSE_UNSPECIFIED:
-                begin = control_pb2.SnapshotBegin(cause=cause)
-                # All of it as of one revision: jobs are immutable, and nothing is awaited between these lines.
-                after, jobs = hub.revision, [known for known in engine.jobs() if job in ("", known.name)]
-                yield control_pb2.WatchResponse(store_id=store_id, snapshot_begin=begin)
-                for known in jobs:
-                    yield control_pb2.WatchResponse(store_id=store_id, snapshot_job=to_wire(known))
-            cursor = hub.cursor(after, job)
-            yield control_pb2.WatchResponse(store_id=store_id, bookmark=control_pb2.Bookmark(revision=after))
-            told = after
-            try:
-                while True:
-                    records = await cursor.next_or_tick()
-                    for record in records:
-                        yield events.message(record, store_id)
-                    if not records and cursor.position > told:
-                        bookmark = control_pb2.Bookmark(revision=cursor.position)
-                        yield control_pb2.WatchResponse(store_id=store_id, bookmark=bookmark)
-                    told = cursor.position
-            except CompactedError:
-                cause = control_pb2.SNAPSHOT_CAUSE_COMPACTED
-
-
-def _cause(
-    engine: Engine, hub: Hub, request: control_pb2.WatchRequest, after: int
-) -> control_pb2.SnapshotCause.ValueType:
-    """Tells why a watch must begin with a snapshot; UNSPECIFIED if it need not."""
     if (request.store_id and request.store_id != engine.store_id) or after > hub.revision:
-        return control_pb2.SNAPSHOT_CAUSE_STORE_REPLACED
+        return after, control_pb2.SNAPSHOT_CAUSE_STORE_REPLACED
     if request.snapshot:
-        return control_pb2.SNAPSHOT_CAUSE_REQUESTED
+        return after, control_pb2.SNAPSHOT_CAUSE_REQUESTED
     if after < engine.compacted:
-        return control_pb2.SNAPSHOT_CAUSE_COMPACTED
-    return control_pb2.SNAPSHOT_CAUSE_UNSPECIFIED
+        return after, control_pb2.SNAPSHOT_CAUSE_COMPACTED
+    return after, control_pb2.SNAPSHOT_CAUSE_UNSPECIFIED

@@ -12,14 +12,9 @@ from livetune.v1 import job_pb2, types_pb2
 __all__ = [
     "event_from_response",
     "job_name",
-    "parse_job_name",
-    "parse_trigger_name",
-    "parse_variable_name",
     "request_from_message",
-    "trigger_name",
     "value_from_proto",
     "value_to_proto",
-    "variable_name",
 ]
 
 _KINDS = {
@@ -64,27 +59,13 @@ def value_to_proto(value: Scalar) -> types_pb2.Value:
     raise WireError(f"a value is a float, int, bool or str, got {value!r} of type {type(value).__name__}")
 
 
-def value_from_proto(value: types_pb2.Value) -> Scalar:
-    """Translate a value from the wire.
-
-    Raises:
-        WireError: if no kind is set, or one that this version does not know.
-    """
+def value_from_proto(value: types_pb2.Value) -> Scalar | None:
+    """Translate a value from the wire; None if no kind is set, or one that this version does not know."""
     kind = value.WhichOneof("kind")
-    if kind == "float_value":
-        return value.float_value
-    if kind == "int_value":
-        return value.int_value
-    if kind == "bool_value":
-        return value.bool_value
-    if kind == "string_value":
-        return value.string_value
-    raise WireError("the value on the wire has no kind that this version knows")
-
-
-def _value_or_none(value: types_pb2.Value) -> Scalar | None:
-    # What cannot be read must not end the stream: the session refuses it for that one variable.
-    return value_from_proto(value) if value.WhichOneof("kind") else None
+    if kind is None:
+        return None  # what can't be read must not end the stream: the session refuses it for that one variable
+    plain: Scalar = getattr(value, kind)
+    return plain
 
 
 # --- Resource names ---------------------------------------------------------------------------------------------------
@@ -93,54 +74,6 @@ def _value_or_none(value: types_pb2.Value) -> Scalar | None:
 def job_name(job: str) -> str:
     """Return the resource name of a job, as in ``jobs/vgg``."""
     return f"jobs/{job}"
-
-
-def variable_name(job: str, variable: str) -> str:
-    """Return the resource name of a variable, as in ``jobs/vgg/variables/lr``."""
-    return f"jobs/{job}/variables/{variable}"
-
-
-def trigger_name(job: str, trigger: str) -> str:
-    """Return the resource name of a trigger, as in ``jobs/vgg/triggers/save``."""
-    return f"jobs/{job}/triggers/{trigger}"
-
-
-def parse_job_name(name: str) -> str:
-    """Return the job of ``jobs/{job}``.
-
-    Raises:
-        WireError: if `name` is anything else.
-    """
-    (job,) = _parse(name, "jobs")
-    return job
-
-
-def parse_variable_name(name: str) -> tuple[str, str]:
-    """Return job and variable of ``jobs/{job}/variables/{variable}``.
-
-    Raises:
-        WireError: if `name` is anything else.
-    """
-    job, variable = _parse(name, "jobs", "variables")
-    return job, variable
-
-
-def parse_trigger_name(name: str) -> tuple[str, str]:
-    """Return job and trigger of ``jobs/{job}/triggers/{trigger}``.
-
-    Raises:
-        WireError: if `name` is anything else.
-    """
-    job, trigger = _parse(name, "jobs", "triggers")
-    return job, trigger
-
-
-def _parse(name: str, *collections: str) -> list[str]:
-    parts = name.split("/")
-    if tuple(parts[0::2]) != collections or len(parts) != 2 * len(collections) or not all(parts):
-        pattern = "/".join(f"{collection}/NAME" for collection in collections)
-        raise WireError(f"resource name {name!r} is not of the form {pattern}")
-    return parts[1::2]
 
 
 # --- The session's messages -------------------------------------------------------------------------------------------
@@ -240,7 +173,7 @@ def event_from_response(response: job_pb2.SessionResponse) -> m.DaemonEvent | No
 def _change(change: types_pb2.Change) -> m.ChangeReceived:
     return m.ChangeReceived(
         revision=change.revision,
-        assignments=tuple((item.variable_id, _value_or_none(item.new_value)) for item in change.assignments),
+        assignments=tuple((item.variable_id, value_from_proto(item.new_value)) for item in change.assignments),
         firings=tuple(firing.trigger_id for firing in change.firings),
         reason=change.reason,
         actor=change.actor,
@@ -252,7 +185,7 @@ def _declared(result: job_pb2.DeclareResult) -> m.Declared:
         variables=tuple(
             m.VariableAnswer(
                 name=state.variable_id,
-                desired=_value_or_none(state.desired),
+                desired=value_from_proto(state.desired),
                 revision=state.revision,
                 from_change=state.from_change,
                 error=_error(state.error) if state.HasField("error") else "",

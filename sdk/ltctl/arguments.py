@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import click
 
-REVISION_MAX = 2**63 - 1
+_REVISION_MAX = 2**63 - 1
+_DIGITS_MAX = 19
 _SECONDS_MAX = 30 * 86_400.0
 
 
@@ -27,6 +28,32 @@ def seconds(text: str | float) -> float:
     return number
 
 
+def revision(text: str | int) -> int:
+    """Read a revision, or 0 for before the first.
+
+    Raises:
+        click.BadParameter: It is none.
+    """
+    text = str(text)
+    if text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX and int(text) <= _REVISION_MAX:
+        return int(text)
+    raise click.BadParameter(f"'{text}' is not a revision: a whole number, as ltctl history shows it")
+
+
+def count(text: str | int) -> int:
+    """Read how many are wanted: one at least.
+
+    Raises:
+        click.BadParameter: It is no such number.
+    """
+    try:
+        if (number := int(text)) > 0:
+            return number
+    except ValueError:
+        pass
+    raise click.BadParameter(f"'{text}' is not a number from 1 on")
+
+
 def word(text: str) -> str:
     """Return a word of the command line if it can be sent: the wire carries valid UTF-8 only.
 
@@ -42,7 +69,11 @@ def word(text: str) -> str:
 
 
 class NearestVerb(click.Group):
-    """A group that names the nearest command when one is mistyped."""
+    """A group that lists its commands in the order of a day's work, and names the nearest when one is mistyped."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """List the commands as they were added."""
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -94,6 +125,32 @@ def parse_assignments(words: Sequence[str], example: str) -> dict[str, str]:
             raise click.UsageError(f"'{name}' is given twice")
         texts[name] = text
     return texts
+
+
+def split_undo(words: Sequence[str], *, scoped: bool, example: str) -> tuple[str, int | None]:
+    """Read [JOB] [REVISION].
+
+    Args:
+        words: The command's arguments.
+        scoped: Whether a job's own port is spoken to: then a number alone is a revision.
+        example: Shown when the words are not understood.
+
+    Returns:
+        The job's name, ``""`` if it is the port's own, and the revision, None if none is given.
+
+    Raises:
+        click.UsageError: The job is missing, there is a word too many, or the revision is none.
+    """
+    own = scoped and (not words or words[0].isdecimal())
+    job, rest = split_job(words, scoped=own, example=example)
+    if len(rest) > 1:
+        raise click.UsageError(f"one change at a time; write: {example}")
+    if not rest:
+        return job, None
+    number = revision(rest[0])
+    if not number:
+        raise click.UsageError("no change has revision 0")
+    return job, number
 
 
 def job_resource(job: str) -> str:

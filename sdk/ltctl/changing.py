@@ -1,47 +1,45 @@
-"""Owns the commands that change: set and trigger, and waiting until the job uses what was asked."""
+"""Owns the commands that change: set, trigger, undo, remove."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from ltctl.arguments import REVISION_MAX, job_resource, parse_assignments, split_job, word
+from ltctl.arguments import job_resource, parse_assignments, revision, split_job, split_undo, word
 from ltctl.client import CALL_SECONDS, Client, metadata, new_request_id
 from ltctl.exits import EXIT_HELP, CommandError, Exit
-from ltctl.options import output_option, print_data, reason_option, timeout_option, wait_option
-from ltctl.reading import get_job, without_own_name
-from ltctl.text import arrow, note, safe
+from ltctl.options import How, change_options, output_option, print_data, reason_option
+from ltctl.reading import ask_job, without_own_name
+from ltctl.text import note, safe
 
 if TYPE_CHECKING:
     from livetune.v1 import types_pb2
-    from ltctl.following import Applying
 
 # Messages and their rendering are imported inside the commands, since they load protobuf: help must be quick.
 
 SET_EXAMPLE = "ltctl set JOB lr=0.01"
+UNDO_EXAMPLE = "ltctl undo JOB 4711"
 
 
-@click.command(
-    name="set",
-    short_help="Change variables, and wait until the job uses them.",
-    epilog=EXIT_HELP,
-)
+@click.command(name="set", short_help="Change variables, and wait until the job uses them.", epilog=EXIT_HELP)
 @click.argument("words", nargs=-1, type=word, metavar="[JOB] NAME=VALUE...")
-@reason_option
 @click.option(
     "--if-revision",
-    type=click.IntRange(0, REVISION_MAX),
+    type=revision,
     metavar="N",
     help="Only if none of these variables was changed after revision N (see `ltctl get`).",
 )
-@wait_option
-@timeout_option
-@output_option
+@click.option(
+    "--if-job-revision",
+    type=revision,
+    metavar="N",
+    help="Only if nothing of the job was changed after revision N (see `ltctl describe`).",
+)
+@change_options
 @click.pass_obj
 def set_values(
-    client: Client, words: tuple[str, ...], reason: str, if_revision: int | None, wait: str, timeout: float, form: str
+    client: Client, /, words: tuple[str, ...], if_revision: int | None, if_job_revision: int | None, how: How
 ) -> None:
     """Change variables of a job, all of them or none, and wait until the job uses them.
 
@@ -51,7 +49,7 @@ def set_values(
     ltctl --port 21007 set lr=0.01
     """  # noqa: D301 - click's \b keeps the lines as they are
     from livetune.v1 import control_pb2
-    from ltctl import render
+    from ltctl.finishing import Made, finish
 
     # Said here already when the job was forgotten: the daemon would look for a job of that name.
     if words and "=" in words[0] and not client.scoped:
@@ -62,128 +60,164 @@ def set_values(
     request = control_pb2.SetVariablesRequest(
         job=job_resource(job),
         updates=[control_pb2.VariableUpdate(variable_id=name, text=text) for name, text in texts.items()],
-        reason=reason,
+        reason=how.reason,
         if_revision=if_revision,
+        if_job_revision=if_job_revision,
         request_id=new_request_id(),
+        validate_only=how.dry_run,
     )
     answer = client.persistently(lambda stub: stub.SetVariables(request, metadata=metadata(), timeout=CALL_SECONDS))
-    change = answer.change
+    words_of = _assignment_words(answer.change, dry_run=how.dry_run)
+    made = Made(
+        answer.change, answer.store_id, list(answer.connected_ranks), {name: words_of[name] for name in texts}, {}
+    )
+    finish(client, made, how)
 
-    def words_of(name: str) -> str:
-        item = next(item for item in change.assignments if item.variable_id == name)
-        return f"{safe(name)} {render.shown(item.old_value)} {arrow()} {render.shown(item.new_value)}"
 
-    _finish(client, change, answer.store_id, list(answer.connected_ranks), list(texts), words_of, wait, timeout, form)
+def _assignment_words(change: types_pb2.Change, *, dry_run: bool) -> dict[str, str]:
+    from ltctl import render
+
+    verb = "set " if dry_run else ""
+    return {item.variable_id: verb + render.assignment_words(item) for item in change.assignments}
 
 
 @click.command(name="trigger", short_help="Fire triggers, and wait until they are consumed.", epilog=EXIT_HELP)
 @click.argument("words", nargs=-1, type=word, metavar="[JOB] NAME...")
-@reason_option
-@wait_option
-@timeout_option
-@output_option
+@click.option("--merge", is_flag=True, help="Add no firing where one waits to be consumed already; wait for that one.")
+@change_options
 @click.pass_obj
-def trigger(client: Client, words: tuple[str, ...], reason: str, wait: str, timeout: float, form: str) -> None:
-    """Fire triggers of a job, and wait until the job has consumed them."""
+def trigger(client: Client, /, words: tuple[str, ...], merge: bool, how: How) -> None:
+    """Fire triggers of a job, all of them or none, and wait until the job has consumed them.
+
+    Each firing is consumed by itself, once: two are two, unless --merge says that one is enough.
+
+    \b
+    ltctl trigger vgg save
+    ltctl --port 21007 trigger save --merge
+    """  # noqa: D301
     from livetune.v1 import control_pb2
+    from ltctl.finishing import Made, finish
 
     example = "ltctl trigger JOB save"
     job, names = split_job(words, scoped=client.scoped, example=example)
-    if client.scoped and len(names) > 1:  # the first may be the job's name: the daemon knows
-        names = [*without_own_name(get_job(client, job), names)]
+    before = 0
+    if merge or (client.scoped and len(names) > 1):
+        known = ask_job(client, job)
+        before = known.revision
+        if client.scoped:  # the first word may be the job's name: the daemon knows
+            names = [*without_own_name(known.job, names)]
     if not names:
         raise click.UsageError(f"fire what? Write: {example}")
     request = control_pb2.FireTriggersRequest(
-        job=job_resource(job), trigger_ids=names, reason=reason, request_id=new_request_id()
+        job=job_resource(job),
+        trigger_ids=names,
+        reason=how.reason,
+        request_id=new_request_id(),
+        validate_only=how.dry_run,
+        merge=merge,
     )
     answer = client.persistently(lambda stub: stub.FireTriggers(request, metadata=metadata(), timeout=CALL_SECONDS))
-    change = answer.change
-
-    def words_of(name: str) -> str:
-        return f"{safe(name)} fired"
-
-    _finish(client, change, answer.store_id, list(answer.connected_ranks), names, words_of, wait, timeout, form)
-
-
-def _finish(
-    client: Client,
-    change: types_pb2.Change,
-    store_id: str,
-    ranks: list[int],
-    names: list[str],
-    words_of: Callable[[str], str],
-    wait: str,
-    timeout: float,
-    form: str,
-) -> None:
-    """Wait for the apply if that was asked, print what became of the change, and end with the right exit code."""
-    from ltctl import render
-    from ltctl.following import Applying, wait_applied
-
-    applying = Applying(names, ranks)
-    if wait == "applied":
-        if not ranks:
-            job = render.leaf(change.job)
-            note(f"job {job} is not connected: accepted as revision {change.revision}, it applies when the job is back")
-        try:
-            applying = wait_applied(client, change, store_id, ranks, names, timeout)
-        except KeyboardInterrupt:
-            note(f"ltctl: interrupted: accepted as revision {change.revision}, its apply was not waited for")
-            raise
-    data = {
-        **render.change_data(change),
-        "applied": {
-            name: [
-                {
-                    "rank": rank,
-                    "status": render.status(outcome),
-                    "step": applying.steps[name][rank],
-                    "effective": render.value(outcome.effective),
-                    "reason": outcome.reason,
-                }
-                for rank, outcome in sorted(by_rank.items())
-            ]
-            for name, by_rank in applying.outcomes.items()
-        },
+    fired = {item.trigger_id for item in answer.change.firings}
+    if merge and 0 < answer.change.revision <= before:
+        fired = set()  # the answer is an earlier change: all that was asked for waits already
+    merged = _waiting(client, job, [name for name in names if name not in fired])
+    words_of = {
+        name: f"{safe(name)} waits already (revision {merged[name]})"
+        if name in merged
+        else f"fire {safe(name)}"
+        if how.dry_run
+        else f"{safe(name)} fired"
+        for name in names
     }
-    print_data(
-        form, data, names, lambda: [_outcome_line(words_of(name), name, applying, change.revision) for name in names]
-    )
-    if wait == "applied":
-        _check_applied(applying, change.revision, timeout)
+    finish(client, Made(answer.change, answer.store_id, list(answer.connected_ranks), words_of, merged), how)
 
 
-def _outcome_line(words: str, name: str, applying: Applying, revision: int) -> str:
+def _waiting(client: Client, job: str, names: list[str]) -> dict[str, int]:
+    """Return the revision of the last firing of each of the triggers."""
+    if not names:
+        return {}
+    triggers = ask_job(client, job).job.triggers
+    return {item.spec.trigger_id: item.revision for item in triggers if item.spec.trigger_id in names}
+
+
+@click.command(short_help="Undo a change, and wait until the job uses what was before it.", epilog=EXIT_HELP)
+@click.argument("words", nargs=-1, type=word, metavar="[JOB] [REVISION]")
+@click.option("--force", is_flag=True, help="Also where a variable was set anew since: that is overwritten then.")
+@change_options
+@click.pass_obj
+def undo(client: Client, /, words: tuple[str, ...], force: bool, how: How) -> None:
+    """Undo a change of a job's variables: a new change that restores what it replaced. Without REVISION the newest.
+
+    Undoing an undo brings the change back: name the REVISION to go further back. What triggers did can't be undone.
+
+    \b
+    ltctl undo vgg
+    ltctl undo vgg 4711 --reason "worse than before"
+    ltctl --port 21007 undo
+    """  # noqa: D301
+    from livetune.v1 import control_pb2
+    from ltctl.finishing import Made, finish
+
+    job, number = split_undo(words, scoped=client.scoped, example=UNDO_EXAMPLE)
+    try:
+        request = control_pb2.UndoChangeRequest(
+            job=job_resource(job),
+            revision=number or _newest(client, job),
+            reason=how.reason,
+            force=force,
+            request_id=new_request_id(),
+            validate_only=how.dry_run,
+        )
+        answer = client.persistently(lambda stub: stub.UndoChange(request, metadata=metadata(), timeout=CALL_SECONDS))
+    except CommandError as error:
+        if error.reason == "UNDO_CONFLICT":
+            error.message += "; --force does it all the same"
+        elif error.reason == "INVALID_REQUEST" and number is None:
+            error.message += "; name another one: ltctl undo JOB REVISION (see ltctl history)"
+        elif error.reason == "JOB_NOT_FOUND" and number is None and job.isdecimal():
+            error.message += f"; a revision stands behind its job: ltctl undo JOB {job}"
+        raise
+    words_of = _assignment_words(answer.change, dry_run=how.dry_run)
+    finish(client, Made(answer.change, answer.store_id, list(answer.connected_ranks), words_of, {}), how)
+
+
+def _newest(client: Client, job: str) -> int:
+    """Return the revision of a job's newest change, and say which it is."""
+    from livetune.v1 import control_pb2
     from ltctl import render
 
-    by_rank = applying.outcomes.get(name, {})
-    if not by_rank:
-        return f"{words}   accepted as revision {revision}"
-    steps = sorted(set(applying.steps[name].values()))
-    at = f"at step {steps[0]}" if len(steps) == 1 else f"at steps {steps[0]} to {steps[-1]}"
-    words_by_rank = dict.fromkeys(render.status_words(item) for item in by_rank.values())
-    of = f" on {len(by_rank)} of {len(applying.ranks)} ranks" if len(applying.ranks) > 1 else ""
-    return f"{words}   {', '.join(words_by_rank)} {at}{of}"
+    request = control_pb2.ListChangesRequest(job=job_resource(job), page_size=1)
+    answer = client.call(lambda stub: stub.ListChanges(request, metadata=metadata(), timeout=CALL_SECONDS))
+    if not answer.changes:
+        raise CommandError(Exit.NOT_FOUND, f"no change of job '{safe(job)}' to undo" if job else "no change to undo")
+    change = answer.changes[0]
+    who = f"{render.local_time(change.time)} by {safe(change.actor) or 'unknown'}"
+    why = f'  "{safe(reason)}"' if (reason := render.reason_words(change)) else ""
+    note(f"the newest change is {change.revision}: {render.change_words(change)}  {who}{why}")
+    return change.revision
 
 
-def _check_applied(applying: Applying, revision: int, timeout: float) -> None:
+@click.command(short_help="Give up a lost job, or forget an ended one.", epilog=EXIT_HELP)
+@click.argument("job", type=word, default="")
+@reason_option
+@output_option
+@click.pass_obj
+def remove(client: Client, job: str, reason: str, form: str) -> None:
+    """Give up a job that is lost, or forget one that has ended.
+
+    A lost job is ended: its port is free, and it stays readable. An ended one is forgotten: its name is free, and only
+    `ltctl history` of all jobs still shows what was changed. A connected one is refused: stop its program first.
+    """
+    from livetune.v1 import control_pb2
     from ltctl import render
 
-    refused = [
-        f"{name}: {outcome.reason or 'no reason given'}"
-        for name, by_rank in applying.outcomes.items()
-        for outcome in by_rank.values()
-        if render.status(outcome) == "refused"
-    ]
-    if refused:
-        raise CommandError(Exit.REFUSED, safe("the job refused it: " + "; ".join(dict.fromkeys(refused))))
-    superseded = [
-        name
-        for name, by_rank in applying.outcomes.items()
-        if any(render.status(outcome) == "superseded" for outcome in by_rank.values())
-    ]
-    if superseded:
-        names = ", ".join(superseded)
-        raise CommandError(Exit.CONFLICT, safe(f"never in effect: {names} was changed again before the job took it"))
-    if not applying.done:
-        raise CommandError(Exit.NOT_APPLIED, f"accepted as revision {revision}, not applied within {timeout:g} s")
+    if not job and not client.scoped:
+        raise click.UsageError("which job? Write: ltctl remove JOB, or give its port with --port")
+    name = job or render.leaf(ask_job(client, job).job.name)
+    request = control_pb2.RemoveJobRequest(name=job_resource(name), reason=reason)
+    # Asked once and not again: the repetition of an end would forget.
+    answer = client.call(lambda stub: stub.RemoveJob(request, metadata=metadata(), timeout=CALL_SECONDS))
+    forgotten = not answer.state
+    data = {"job": name, "result": "forgotten" if forgotten else "ended"}
+    words = "is forgotten" if forgotten else "is given up: its port is free, and it stays readable (ltctl jobs -a)"
+    print_data(form, data, [name], lambda: [f"job {safe(name)} {words}"])

@@ -47,6 +47,8 @@ class Client:
         self._port = port
         self._channel: grpc.Channel | None = None
         self._connected_to = ""
+        self.abandoned = False
+        """Whether nobody waits for answers any more: see `abandon`."""
 
     @property
     def scoped(self) -> bool:
@@ -89,9 +91,14 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; the next call makes a new one."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def abandon(self) -> None:
+        """End what is under way, from another thread: nobody waits for it any more."""
+        self.abandoned = True  # before the close: who connects anew meanwhile finds it set
+        self.close()
 
     def call(self, work: Callable[[control_pb2_grpc.ControlServiceStub], T]) -> T:
         """Make a call and return its answer.
@@ -147,7 +154,7 @@ class Client:
             nearest = refusal.metadata.get("nearest", "")
             if nearest and nearest not in refusal.message:
                 message += f"; did you mean '{safe(nearest)}'?"
-            raise CommandError(code, message) from error
+            raise CommandError(code, message, refusal.reason) from error
 
 
 def metadata() -> tuple[tuple[str, str], ...]:

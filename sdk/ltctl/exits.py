@@ -15,9 +15,9 @@ class Exit(IntEnum):
     USAGE = 2
     """The command is wrong: an unknown option, a bad name, a value of the wrong type."""
     NOT_FOUND = 3
-    """No such job, variable or trigger."""
+    """No such job, variable, trigger or change."""
     CONFLICT = 4
-    """It was changed meanwhile (--if-revision), or again before the job took it."""
+    """It was changed meanwhile (--if-revision, undo), or again before the job took it."""
     REFUSED = 5
     """The value breaks the variable's constraint, or the job refused it."""
     NOT_ALLOWED = 6
@@ -60,7 +60,13 @@ EXIT_HELP = (
 class CommandError(Exception):
     """Ends the command with a message on stderr and an exit code."""
 
-    def __init__(self, code: Exit, message: str) -> None:
+    def __init__(self, code: Exit, message: str, reason: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.reason = reason
+        """The cause as the daemon names it, ``""`` if it is not the daemon's."""
+
+
+class ReaderLeftError(Exception):
+    """Nobody reads the output any more, as after `| head`: no error, he has what he wanted."""

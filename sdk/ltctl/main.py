@@ -1,18 +1,21 @@
-"""Owns the entry point and the group; the commands themselves are in `ltctl.reading` and `ltctl.changing`."""
+"""Owns the entry point and the group; the commands themselves are in `reading`, `changing`, `history`, `watching`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import click
 
 from livetune._version import __version__
 from ltctl.arguments import NearestVerb
-from ltctl.changing import set_values, trigger
+from ltctl.changing import remove, set_values, trigger, undo
 from ltctl.client import Client
-from ltctl.exits import EXIT_HELP, CommandError, Exit
-from ltctl.reading import describe, get, history, jobs, watch
+from ltctl.exits import EXIT_HELP, CommandError, Exit, ReaderLeftError
+from ltctl.history import history
+from ltctl.reading import describe, get, jobs
 from ltctl.text import note
+from ltctl.watching import watch
 
 
 @click.group(cls=NearestVerb, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_HELP)
@@ -37,28 +40,49 @@ def cli(ctx: click.Context, endpoint: str | None, port: int | None) -> None:
     ctx.call_on_close(ctx.obj.close)
 
 
-for command in (jobs, get, describe, set_values, trigger, watch, history):
+for command in (jobs, get, describe, set_values, trigger, undo, history, watch, remove):
     cli.add_command(command)
 
 
 def main() -> None:
     """Run ltctl and end with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command.
+
+    Args:
+        words: What stands behind `ltctl` on the command line.
+
+    Returns:
+        The exit code.
+    """
     try:
-        cli.main(prog_name="ltctl", standalone_mode=False)
+        cli.main(list(words), prog_name="ltctl", standalone_mode=False)
     except CommandError as error:
         note(f"ltctl: error: {error.message}")
-        sys.exit(error.code)
+        return error.code
+    except ReaderLeftError:
+        return Exit.OK
+    except SystemExit:
+        # What click makes of a broken pipe while it prints help: he who left has what he wanted.
+        return Exit.OK
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.UsageError as error:
         where = f" (see: {error.ctx.command_path} --help)" if error.ctx is not None else ""
         message = error.format_message()
         if isinstance(error, click.NoSuchOption) and error.option_name in ("--port", "--endpoint"):
             message = f"{error.option_name} goes before the verb: ltctl {error.option_name} ... VERB"
         note(f"ltctl: error: {message}{where}")
-        sys.exit(Exit.USAGE)
+        return Exit.USAGE
     except click.ClickException as error:
         note(f"ltctl: error: {error.format_message()}")
-        sys.exit(Exit.ERROR)
+        return Exit.ERROR
+    except OSError as error:  # no room for what waits to be shown, no file descriptor left
+        note(f"ltctl: error: {error}")
+        return Exit.ERROR
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(Exit.INTERRUPTED)
+        return Exit.INTERRUPTED
+    return Exit.OK

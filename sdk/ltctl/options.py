@@ -2,48 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from itertools import islice
+from typing import Any, TypeVar
 
 import click
 
 from ltctl.arguments import seconds, word
 from ltctl.text import out, safe, to_json, to_yaml
 
+T = TypeVar("T")
+
 FORMATS = ("table", "wide", "json", "yaml", "jsonl", "name")
+_PART = 1_000
+"""How many lines of a table are aligned together, a count: so much is held back."""
+
 output_option = click.option(
     "-o", "--output", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format."
 )
 reason_option = click.option("--reason", type=word, default="", metavar="TEXT", help="Why; kept in the history.")
-wait_option = click.option(
-    "--wait",
-    type=click.Choice(["applied", "accepted"]),
-    default="applied",
-    show_default=True,
-    help="Return when the job uses it, or as soon as it is on the daemon's disk.",
-)
-timeout_option = click.option(
-    "--timeout", type=seconds, default=30.0, show_default=True, metavar="SECONDS",
-    help="How long to wait for the apply.",
+
+
+@dataclass(frozen=True)
+class How:
+    """How a change is asked for, waited for and shown: what `change_options` read."""
+
+    reason: str
+    dry_run: bool
+    wait: str
+    timeout: float
+    """Seconds."""
+    form: str
+
+
+_CHANGE_OPTIONS = (
+    reason_option,
+    click.option("--dry-run", is_flag=True, help="Have everything checked and shown, and change nothing."),
+    click.option(
+        "--wait",
+        type=click.Choice(["applied", "accepted"]),
+        default="applied",
+        show_default=True,
+        help="Return when the job uses it, or as soon as it is on the daemon's disk.",
+    ),
+    click.option(
+        "--timeout", type=seconds, default=30.0, show_default=True, metavar="SECONDS",
+        help="How long to wait for the apply.",
+    ),
+    output_option,
 )  # fmt: skip
 
 
+def change_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of all that change; they arrive as `how`, a `How`."""
+
+    @wraps(command)
+    def with_how(*words: Any, reason: str, dry_run: bool, wait: str, timeout: float, form: str, **options: Any) -> None:
+        command(*words, how=How(reason, dry_run, wait, timeout, form), **options)
+
+    decorated: Callable[..., None] = with_how
+    for option in reversed(_CHANGE_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
 def print_data(form: str, data: Any, names: Iterable[str], lines: Callable[[], Iterable[str]]) -> None:
-    """Print data in the format asked for.
+    """Print one thing in the format asked for.
 
     Args:
         form: The format.
-        data: Plain data; a list is printed as one line an item in jsonl.
+        data: Plain data.
         names: What `name` prints.
         lines: Makes what `table` and `wide` print.
     """
-    if form == "json":
-        out(to_json(data))
+    if form in ("json", "jsonl"):
+        out(to_json(data, pretty=form == "json"))
     elif form == "yaml":
         out(to_yaml(data))
-    elif form == "jsonl":
-        for item in data if isinstance(data, list) else [data]:
-            out(to_json(item, pretty=False))
     else:
         for line in map(safe, names) if form == "name" else lines():
             out(line)
+
+
+def print_items(
+    form: str,
+    items: Iterable[T],
+    data: Callable[[T], Any],
+    name: Callable[[T], str],
+    lines: Callable[[Sequence[T]], Iterable[str]],
+) -> None:
+    """Print many things as they come, however many: one document in json and yaml, one line each in jsonl and name.
+
+    Args:
+        form: The format.
+        items: What to print.
+        data: Makes plain data of one.
+        name: What `name` prints of one.
+        lines: Makes what `table` and `wide` print of some that follow each other.
+    """
+    if form == "json":
+        _print_array(to_json(data(item)) for item in items)
+    elif form == "yaml":
+        _print_sequence(to_yaml([data(item)]) for item in items)
+    elif form in ("jsonl", "name"):
+        for item in items:
+            out(safe(name(item)) if form == "name" else to_json(data(item), pretty=False))
+    else:
+        rest = iter(items)
+        while part := list(islice(rest, _PART)):
+            for line in lines(part):
+                out(line)
+
+
+def _print_sequence(texts: Iterable[str]) -> None:
+    empty = True
+    for text in texts:
+        out(text)
+        empty = False
+    if empty:
+        out("[]")
+
+
+def _print_array(texts: Iterable[str]) -> None:
+    before = "["
+    for text in texts:
+        indented = text.replace("\n", "\n  ")
+        out(f"{before}\n  {indented}", end="")
+        before = ","
+    out("[]" if before == "[" else "\n]")

@@ -1,4 +1,4 @@
-"""Owns the commands that look: jobs, get, describe, history, watch."""
+"""Owns the commands that look at what is: jobs, get, describe."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ltctl.arguments import REVISION_MAX, job_resource, split_job, word
+from ltctl.arguments import job_resource, split_job, word
 from ltctl.client import CALL_SECONDS, Client, metadata
 from ltctl.exits import CommandError, Exit
-from ltctl.options import output_option, print_data
-from ltctl.text import note, out, safe, table, to_json, to_yaml
+from ltctl.options import output_option, print_data, print_items
+from ltctl.text import Table, note, safe, table
 
 if TYPE_CHECKING:
-    from livetune.v1 import types_pb2
+    from livetune.v1 import control_pb2, types_pb2
 
 # Messages and their rendering are imported inside the commands, since they load protobuf: help must be quick.
 
@@ -24,43 +24,41 @@ if TYPE_CHECKING:
 @output_option
 @click.pass_obj
 def jobs(client: Client, every: bool, form: str) -> None:
-    """List the jobs."""
-    from livetune.v1 import control_pb2
+    """List the jobs and what each is doing; `-o wide` also shows which ranks lag behind with their changes."""
+    from livetune.v1 import control_pb2, types_pb2
     from ltctl import render
 
     request = control_pb2.ListJobsRequest(live_only=not every)
     answer = client.call(lambda stub: stub.ListJobs(request, metadata=metadata(), timeout=CALL_SECONDS))
+    head = ["JOB", "STATE", "STEP", "PORT", "RANKS", "STARTED"] + (["ENDED"] if every else [])
+    if form == "wide":
+        head += ["RUN", "REVISION", "APPLIED", "USER", "HOST", "PID", "COMMAND"]
+    aligned = Table(head)
 
-    def lines() -> Iterable[str]:
-        if not answer.jobs:
-            note("no jobs" if every else "no live jobs (ended ones: ltctl jobs -a)")
-            return []
-        head = ["JOB", "STATE", "STEP", "PORT", "RANKS", "SINCE"]
-        rows = [
-            [
-                render.leaf(job.name),
-                render.state(job),
-                str(job.step),
-                str(job.port or "-"),
-                f"{sum(rank.connected for rank in job.ranks)}/{len(job.ranks)}",
-                render.local_time(job.registered_time),
-            ]
-            for job in answer.jobs
-        ]
+    def row(job: types_pb2.Job) -> list[str]:
+        cells = [render.leaf(job.name), render.state(job), str(job.step), str(job.port or "-"), render.ranks_words(job)]
+        cells.append(render.local_time(job.registered_time))
+        if every:
+            cells.append(render.local_time(job.ended_time) if job.HasField("ended_time") else "-")
         if form == "wide":
-            head += ["RUN", "REVISION", "USER", "HOST", "PID", "COMMAND"]
-            for row, job in zip(rows, answer.jobs, strict=True):
-                process = job.ranks[0].process
-                row += [str(job.run), str(job.revision), process.user, process.host, str(process.pid), process.command]
-        return table(head, rows)
+            first = job.ranks[0].process if job.ranks else types_pb2.Process()
+            cells += [str(job.run), str(job.revision), render.lag_words(job), first.user]
+            cells += [render.hosts_words(job), str(first.pid), first.command]
+        return cells
 
-    print_data(
-        form, [render.job_data(job) for job in answer.jobs], (render.leaf(job.name) for job in answer.jobs), lines
+    print_items(
+        form,
+        answer.jobs,
+        render.job_data,
+        lambda job: render.leaf(job.name),
+        lambda jobs: aligned.lines(map(row, jobs)),
     )
+    if not answer.jobs and form in ("table", "wide"):
+        note("no jobs" if every else "no live jobs (ended ones: ltctl jobs -a)")
 
 
-def get_job(client: Client, job: str) -> types_pb2.Job:
-    """Ask for one job with all that is in it.
+def ask_job(client: Client, job: str) -> control_pb2.GetJobResponse:
+    """Ask for one job with all that is in it, and the revision that the answer shows.
 
     Args:
         client: The connection.
@@ -72,10 +70,11 @@ def get_job(client: Client, job: str) -> types_pb2.Job:
     from livetune.v1 import control_pb2
 
     request = control_pb2.GetJobRequest(name=job_resource(job))
-    return client.call(lambda stub: stub.GetJob(request, metadata=metadata(), timeout=CALL_SECONDS)).job
+    return client.call(lambda stub: stub.GetJob(request, metadata=metadata(), timeout=CALL_SECONDS))
 
 
-def _names(job: types_pb2.Job) -> list[str]:
+def names_of(job: types_pb2.Job) -> list[str]:
+    """Return the names of a job's variables and triggers."""
     return [item.spec.variable_id for item in job.variables] + [item.spec.trigger_id for item in job.triggers]
 
 
@@ -83,7 +82,7 @@ def without_own_name(job: types_pb2.Job, names: Sequence[str]) -> Sequence[str]:
     """Drop the job's name from the front, needless on its own port, unless something in the job is called so too."""
     from ltctl import render
 
-    return names[1:] if names and names[0] == render.leaf(job.name) and names[0] not in _names(job) else names
+    return names[1:] if names and names[0] == render.leaf(job.name) and names[0] not in names_of(job) else names
 
 
 def _look_up(client: Client, words: Sequence[str], example: str) -> tuple[types_pb2.Job, list[str]]:
@@ -101,10 +100,10 @@ def _look_up(client: Client, words: Sequence[str], example: str) -> tuple[types_
     from ltctl import render
 
     name, wanted = split_job(words, scoped=client.scoped, example=example)
-    job = get_job(client, name)
+    job = ask_job(client, name).job
     if client.scoped:
         wanted = [*without_own_name(job, wanted)]
-    known = _names(job)
+    known = names_of(job)
     for name in wanted:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -117,7 +116,7 @@ def _look_up(client: Client, words: Sequence[str], example: str) -> tuple[types_
         del job.variables[:], job.triggers[:]
         job.variables.extend(variables)
         job.triggers.extend(triggers)
-    return job, _names(job)
+    return job, names_of(job)
 
 
 def _applied_cell(variable: types_pb2.Variable) -> tuple[str, str]:
@@ -194,21 +193,24 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
     from ltctl import render
 
     job, names = _look_up(client, words, "ltctl describe JOB")
-    data = render.job_data(job)
-    data["variables"] = [render.variable_data(item) for item in job.variables]
-    data["triggers"] = [render.trigger_data(item) for item in job.triggers]
+    data = render.whole_job_data(job)
 
     def lines() -> Iterable[str]:
-        where = f"run {job.run}, port {job.port or '-'}"
+        classic = f", classic port {job.classic_port}" if job.classic_port else ""
+        where = f"run {job.run}, port {job.port or '-'}{classic}, revision {job.revision}"
         yield f"job {render.leaf(job.name)}: {render.state(job)} at step {job.step}, {where}"
+        ended = f", ended {render.local_time(job.ended_time)}" if job.HasField("ended_time") else ""
+        yield f"  started {render.local_time(job.registered_time)}{ended}"
         if job.end_message:
             yield f"  {safe(job.end_message)}"
+        if job.world_size > len(job.ranks):
+            yield f"  {len(job.ranks)} of {job.world_size} ranks have registered so far"
         for rank in job.ranks:
             process = rank.process
-            link = "connected" if rank.connected else "not connected"
-            yield safe(
-                f"  rank {rank.rank}: pid {process.pid} of {process.user} on {process.host}, {link}: {process.command}"
-            )
+            link = f"connected at step {rank.step}" if rank.connected else "not connected"
+            applied = f"applied revision {rank.applied_revision}" if rank.applied_revision else "no change applied yet"
+            who = f"pid {process.pid} of {process.user} on {process.host}: {process.command}"
+            yield safe(f"  rank {rank.rank}: {link}, {applied}, {who}")
         for item in job.variables:
             applied, step = _applied_cell(item)
             since = "since the start" if step == "start" else f"since step {step}"
@@ -219,6 +221,8 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
                 yield f"  {safe(item.spec.doc)}"
             start = render.shown(item.spec.initial)
             yield f"  the job uses {applied} {since}; started with {start}; revision {item.revision}"
+            if render.restart_policy(item.spec) == "reset":
+                yield "  a new process that takes up the run begins with what its program declares"
         for trigger in job.triggers:
             yield ""
             yield f"{trigger.spec.trigger_id}   (trigger; fired {trigger.fired}, consumed {trigger.consumed})"
@@ -226,83 +230,3 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
                 yield f"  {safe(trigger.spec.doc)}"
 
     print_data(form, data, names, lines)
-
-
-@click.command(short_help="Follow what happens.")
-@click.argument("job", type=word, default="")
-@click.option(
-    "--after",
-    type=click.IntRange(0, REVISION_MAX),
-    metavar="REVISION",
-    help="Begin after this revision [default: from now on].",
-)
-@click.option("--count", "-n", type=click.IntRange(min=1), metavar="N", help="End after N events.")
-@output_option
-@click.pass_obj
-def watch(client: Client, job: str, after: int | None, count: int | None, form: str) -> None:
-    """Follow what happens to a job, or to all jobs, one line an event, over restarts of the daemon."""
-    from ltctl import render
-    from ltctl.following import Place, follow
-
-    left = count
-    for event in follow(client, Place(job_resource(job), after)):
-        data = render.event_data(event)
-        if form in ("json", "jsonl"):
-            out(to_json(data, pretty=form == "json"))
-        elif form == "yaml":
-            out("---\n" + to_yaml(data))
-        elif form == "name":
-            out(str(event.revision))
-        else:
-            who = f"  {safe(render.leaf(event.job))}" if not job and not client.scoped else ""
-            out(f"{event.revision}  {render.local_time(event.time)}{who}  {render.event_words(event)}")
-        if left is not None:
-            left -= 1
-            if not left:
-                return
-
-
-@click.command(short_help="List who changed what, when, why.")
-@click.argument("job", type=word, default="")
-@click.option("-n", "--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="Newest N changes.")
-@click.option(
-    "--before", type=click.IntRange(1, REVISION_MAX), metavar="REVISION", help="Only changes older than this revision."
-)
-@output_option
-@click.pass_obj
-def history(client: Client, job: str, limit: int, before: int | None, form: str) -> None:
-    """List the changes of a job, newest last: who changed what, why, and at which step it took effect."""
-    from livetune.v1 import control_pb2
-    from ltctl import render
-
-    if not job and not client.scoped:
-        raise click.UsageError("which job? Write: ltctl history JOB, or give its port with --port")
-    request = control_pb2.ListChangesRequest(job=job_resource(job), page_size=limit, before_revision=before or 0)
-    answer = client.call(lambda stub: stub.ListChanges(request, metadata=metadata(), timeout=CALL_SECONDS))
-
-    def lines() -> Iterable[str]:
-        if not answer.changes:
-            note("no changes")
-            return []
-        head = ["REVISION", "TIME", "ACTOR", "CHANGE", "APPLIED", "REASON"]
-        rows = [
-            [
-                str(change.revision),
-                render.local_time(change.time),
-                change.actor or "-",
-                render.change_words(change),
-                render.applied_words(change),
-                change.reason,
-            ]
-            for change in answer.changes
-        ]
-        return table(head, rows)
-
-    print_data(
-        form,
-        [render.change_data(change) for change in answer.changes],
-        (str(change.revision) for change in answer.changes),
-        lines,
-    )
-    if answer.previous_before_revision and form in ("table", "wide"):
-        note(f"older ones: ltctl history {job} --before {answer.previous_before_revision}".replace("  ", " "))

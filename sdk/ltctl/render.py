@@ -5,26 +5,31 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from livetune.v1 import control_pb2, types_pb2
+from livetune.v1 import types_pb2
+from livetune.wire import value_from_proto
 from ltctl.text import arrow, safe
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
 Data = dict[str, Any]
+_FEW = 3
+"""How many of many are named, a count."""
 
 
-def _word(enum: Any, number: int, prefix: str) -> str:
+def enum_word(enum: Any, number: int, prefix: str) -> str:
+    """Return the name of an enum's value in lower case without its prefix, or the number of one not known here."""
     name = enum.Name(number) if number in enum.values() else f"{prefix}{number}"
     return str(name).removeprefix(prefix).lower()
 
 
 def state(job: types_pb2.Job) -> str:
     """Return a job's state as one word."""
-    return _word(types_pb2.JobState, job.state, "JOB_STATE_")
+    return enum_word(types_pb2.JobState, job.state, "JOB_STATE_")
 
 
-def _time(stamp: Timestamp) -> str:
+def iso_time(stamp: Timestamp) -> str:
+    """Return a time as programs read it: ISO 8601 in UTC."""
     return datetime.fromtimestamp(stamp.seconds, timezone.utc).replace(microsecond=stamp.nanos // 1_000).isoformat()
 
 
@@ -38,18 +43,9 @@ def leaf(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def value(message: types_pb2.Value) -> float | int | bool | str | None:
-    """Return a value as plain data."""
-    kind = message.WhichOneof("kind")
-    if kind is None:
-        return None
-    plain: float | int | bool | str = getattr(message, kind)
-    return plain
-
-
 def shown(message: types_pb2.Value) -> str:
     """Return a value as a person reads it; what `ltctl set` reads back as the same."""
-    plain = value(message)
+    plain = value_from_proto(message)
     if plain is None:
         return "-"
     if isinstance(plain, bool):
@@ -68,12 +64,14 @@ def job_data(job: types_pb2.Job) -> Data:
         "run": job.run,
         "step": job.step,
         "revision": job.revision,
-        "registered_time": _time(job.registered_time),
+        "world_size": job.world_size,
+        "registered_time": iso_time(job.registered_time),
         "ranks": [
             {
                 "rank": rank.rank,
                 "connected": rank.connected,
                 "step": rank.step,
+                "applied_revision": rank.applied_revision,
                 "host": rank.process.host,
                 "pid": rank.process.pid,
                 "user": rank.process.user,
@@ -83,10 +81,45 @@ def job_data(job: types_pb2.Job) -> Data:
             for rank in job.ranks
         ],
     }
+    if job.classic_port:
+        data["classic_port"] = job.classic_port
     if job.HasField("ended_time"):
-        data["ended_time"] = _time(job.ended_time)
+        data["ended_time"] = iso_time(job.ended_time)
         data["end_message"] = job.end_message
     return data
+
+
+def whole_job_data(job: types_pb2.Job) -> Data:
+    """Return a job with its variables and triggers."""
+    return {
+        **job_data(job),
+        "variables": [variable_data(item) for item in job.variables],
+        "triggers": [trigger_data(item) for item in job.triggers],
+    }
+
+
+def ranks_words(job: types_pb2.Job) -> str:
+    """Return how many ranks are connected, of how many that the program said it has."""
+    return f"{sum(rank.connected for rank in job.ranks)}/{max(job.world_size, len(job.ranks))}"
+
+
+def lag_words(job: types_pb2.Job) -> str:
+    """Return the newest revision that a rank applied, and which ranks are not there yet, each with its own."""
+    newest = max((rank.applied_revision for rank in job.ranks), default=0)
+    behind = [
+        f"rank {rank.rank}: {rank.applied_revision or '-'}" for rank in job.ranks if rank.applied_revision < newest
+    ]
+    return f"{newest or '-'}{f' ({_few(behind)})' if behind else ''}"
+
+
+def hosts_words(job: types_pb2.Job) -> str:
+    """Return where a job's ranks run."""
+    return _few(list(dict.fromkeys(rank.process.host for rank in job.ranks)))
+
+
+def _few(words: list[str]) -> str:
+    more = len(words) - _FEW
+    return ", ".join(words[:_FEW]) + (f", {more} more" if more > 0 else "")
 
 
 def variable_data(variable: types_pb2.Variable) -> Data:
@@ -94,22 +127,29 @@ def variable_data(variable: types_pb2.Variable) -> Data:
     spec = variable.spec
     data: Data = {
         "name": spec.variable_id,
-        "type": _word(types_pb2.VariableType, spec.type, "VARIABLE_TYPE_"),
-        "desired": value(variable.desired),
+        "type": enum_word(types_pb2.VariableType, spec.type, "VARIABLE_TYPE_"),
+        "desired": value_from_proto(variable.desired),
         "revision": variable.revision,
         "applied": [
-            {"rank": item.rank, "value": value(item.value), "revision": item.revision, "step": item.step}
+            {"rank": item.rank, "value": value_from_proto(item.value), "revision": item.revision, "step": item.step}
             for item in variable.applied
         ],
-        "initial": value(spec.initial),
-        "minimum": value(spec.minimum),
-        "maximum": value(spec.maximum),
+        "initial": value_from_proto(spec.initial),
+        "minimum": value_from_proto(spec.minimum),
+        "maximum": value_from_proto(spec.maximum),
         "choices": list(spec.choices),
-        "scale": _word(types_pb2.Scale, spec.scale, "SCALE_") if spec.scale else None,
+        "scale": enum_word(types_pb2.Scale, spec.scale, "SCALE_") if spec.scale else None,
         "unit": spec.unit,
         "doc": spec.doc,
+        "on_restart": restart_policy(spec),
     }
     return data
+
+
+def restart_policy(spec: types_pb2.VariableSpec) -> str:
+    """Return what a variable begins with when a new process takes up a lost run, as one word: keep or reset."""
+    policy = spec.on_restart or types_pb2.RESTART_POLICY_KEEP
+    return enum_word(types_pb2.RestartPolicy, policy, "RESTART_POLICY_")
 
 
 def trigger_data(trigger: types_pb2.Trigger) -> Data:
@@ -128,14 +168,14 @@ def _outcome_data(outcome: types_pb2.Outcome) -> Data:
     return {
         kind: outcome.trigger_id or outcome.variable_id,
         "status": status(outcome),
-        "effective": value(outcome.effective),
+        "effective": value_from_proto(outcome.effective),
         "reason": outcome.reason,
     }
 
 
 def status(outcome: types_pb2.Outcome) -> str:
     """Return what became of a part of a change, as one word."""
-    return _word(types_pb2.ApplyStatus, outcome.status, "APPLY_STATUS_")
+    return enum_word(types_pb2.ApplyStatus, outcome.status, "APPLY_STATUS_")
 
 
 def apply_data(apply: types_pb2.Apply) -> Data:
@@ -144,37 +184,54 @@ def apply_data(apply: types_pb2.Apply) -> Data:
         "change_revision": apply.change_revision,
         "rank": apply.rank,
         "step": apply.step,
-        "time": _time(apply.time),
+        "time": iso_time(apply.time),
         "outcomes": [_outcome_data(outcome) for outcome in apply.outcomes],
     }
 
 
 def change_data(change: types_pb2.Change) -> Data:
-    """Return a change with what became of it."""
+    """Return a change with what became of it; without a revision if it was only tried out."""
     return {
-        "revision": change.revision,
+        "revision": change.revision or None,
         "job": leaf(change.job),
-        "time": _time(change.time),
+        "time": iso_time(change.time),
         "actor": change.actor,
         "reason": change.reason,
         "assignments": [
-            {"variable": item.variable_id, "old": value(item.old_value), "new": value(item.new_value)}
+            {
+                "variable": item.variable_id,
+                "old": value_from_proto(item.old_value),
+                "new": value_from_proto(item.new_value),
+            }
             for item in change.assignments
         ],
         "firings": [{"trigger": item.trigger_id, "number": item.number} for item in change.firings],
         "applies": [apply_data(apply) for apply in change.applies],
         "lapsed": list(change.lapsed_ids),
+        "undone_revision": change.undone_revision or None,
     }
+
+
+def assignment_words(item: types_pb2.Assignment) -> str:
+    """Return what a change does to one variable, in words."""
+    return f"{safe(item.variable_id)} {shown(item.old_value)} {arrow()} {shown(item.new_value)}"
 
 
 def change_words(change: types_pb2.Change) -> str:
     """Return what a change does, in words."""
-    parts = [
-        f"{safe(item.variable_id)} {shown(item.old_value)} {arrow()} {shown(item.new_value)}"
-        for item in change.assignments
-    ]
+    parts = list(map(assignment_words, change.assignments))
     parts += [f"fire {safe(item.trigger_id)}" for item in change.firings]
-    return ", ".join(parts)
+    return ", ".join(parts) + undo_words(change)
+
+
+def undo_words(change: types_pb2.Change) -> str:
+    """Return a mark behind a change's words that tells which change it undoes; nothing if it undoes none."""
+    return f" (undo of {change.undone_revision})" if change.undone_revision else ""
+
+
+def reason_words(change: types_pb2.Change) -> str:
+    """Return why, in the words of whoever asked; not the words that the daemon fills in for an undo."""
+    return "" if change.reason == undo_words(change).strip(" ()") else change.reason
 
 
 def applied_words(change: types_pb2.Change) -> str:
@@ -196,61 +253,7 @@ def applied_words(change: types_pb2.Change) -> str:
     return ", ".join(parts) or "pending"
 
 
-def event_data(event: control_pb2.Event) -> Data:
-    """Return an event of a watch."""
-    kind = event.WhichOneof("kind") or "unknown"
-    data: Data = {
-        "revision": event.revision,
-        "time": _time(event.time),
-        "job": leaf(event.job),
-        "kind": kind,
-    }
-    if kind == "registered":
-        registered = event.registered
-        data |= {
-            "run": registered.run, "port": registered.port, "rank": registered.rank, "resumed": registered.resumed,
-            "host": registered.process.host, "pid": registered.process.pid, "user": registered.process.user,
-        }  # fmt: skip
-    elif kind == "declared":
-        data["variables"] = [variable_data(item) for item in event.declared.variables]
-        data["triggers"] = [{"name": item.trigger_id, "doc": item.doc} for item in event.declared.triggers]
-    elif kind == "change":
-        data["change"] = change_data(event.change)
-    elif kind == "apply":
-        data["apply"] = apply_data(event.apply)
-    elif kind == "ended":
-        data |= {"state": _word(types_pb2.JobState, event.ended.state, "JOB_STATE_"), "message": event.ended.message}
-    elif kind == "port_moved":
-        data |= {"port": event.port_moved.port, "previous_port": event.port_moved.previous_port}
-    return data
-
-
 def status_words(outcome: types_pb2.Outcome) -> str:
     """Return what became of a part of a change, as a person says it."""
     word = "consumed" if outcome.trigger_id and status(outcome) == "applied" else status(outcome)
     return f"{word} ({safe(outcome.reason)})" if outcome.reason else word
-
-
-def event_words(event: control_pb2.Event) -> str:
-    """Return what happened, in words."""
-    kind = event.WhichOneof("kind")
-    if kind == "registered":
-        how = "took up run" if event.registered.resumed else "began run"
-        return f"{how} {event.registered.run} as rank {event.registered.rank}, port {event.registered.port}"
-    if kind == "declared":
-        names = [item.spec.variable_id for item in event.declared.variables]
-        names += [item.trigger_id for item in event.declared.triggers]
-        return f"declared {safe(', '.join(names))}"
-    if kind == "change":
-        why = f'  "{safe(event.change.reason)}"' if event.change.reason else ""
-        return f"{change_words(event.change)}  by {safe(event.change.actor) or 'unknown'}{why}"
-    if kind == "apply":
-        parts = [f"{safe(item.variable_id or item.trigger_id)} {status_words(item)}" for item in event.apply.outcomes]
-        rank = f" on rank {event.apply.rank}" if event.apply.rank else ""
-        return f"{', '.join(parts)} at step {event.apply.step}{rank} (revision {event.apply.change_revision})"
-    if kind == "ended":
-        word = _word(types_pb2.JobState, event.ended.state, "JOB_STATE_")
-        return f"{word}{f': {safe(event.ended.message)}' if event.ended.message else ''}"
-    if kind == "port_moved":
-        return f"port moved from {event.port_moved.previous_port} to {event.port_moved.port}"
-    return "something that this ltctl does not know"

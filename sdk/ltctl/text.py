@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import TextIO
 
 import click
+
+from ltctl.exits import CommandError, Exit, ReaderLeftError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _RAW_IN_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _BEYOND_16_BITS = re.compile(r"([\U00010000-\U0010ffff])")
 _PLAIN_YAML = re.compile(r"[A-Za-z_/][A-Za-z0-9_./@-]*")
+_SOFT_HYPHEN = "\xad"
+_HANGUL_JOINING = re.compile(r"[\u1160-\u11ff]")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan", "inf", "infinity"}
 
 
@@ -26,30 +34,100 @@ def arrow() -> str:
     return "→" if _can_show("→") else "->"
 
 
+def _encoding() -> str:
+    # Without a standard output (closed by whoever started us) there is nothing to say and nothing to heed.
+    return (sys.stdout and sys.stdout.encoding) or "ascii"
+
+
 def _can_show(text: str) -> bool:
     try:
-        text.encode(sys.stdout.encoding or "ascii")
+        text.encode(_encoding())
     except (UnicodeEncodeError, LookupError):
         return False
     return True
 
 
-def out(line: str = "") -> None:
-    """Print one line of data, whatever the terminal can show."""
-    encoding = sys.stdout.encoding or "ascii"
-    click.echo(line.encode(encoding, "backslashreplace").decode(encoding))  # echo flushes
+def _as_shown(text: str) -> str:
+    return text.encode(_encoding(), "backslashreplace").decode(_encoding())
+
+
+def out(line: str = "", *, end: str = "\n") -> None:
+    """Print one line of data, whatever the terminal can show.
+
+    Args:
+        line: What to print.
+        end: What follows it.
+
+    Raises:
+        ReaderLeftError: Nobody reads any more, as after `| head`.
+        CommandError: It can't be written, for example because the disk is full.
+    """
+    try:
+        click.echo(_as_shown(line) + end, nl=False)  # echo flushes
+    except OSError as error:
+        _discard(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise ReaderLeftError from None
+        raise CommandError(Exit.ERROR, f"the output can't be written: {error.strerror}") from error
 
 
 def note(line: str) -> None:
-    """Print one line for the person, on stderr."""
-    click.echo(line, err=True)
+    """Print one line for the person, on stderr; if nobody reads that, nobody need be told."""
+    try:
+        click.echo(line, err=True)
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what is left in a stream's buffer go nowhere: Python writes it at the end, and complains if it can't."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: wide characters two, those that combine none."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if character == _SOFT_HYPHEN:
+        return 1
+    # Combining marks, joiners, and the vowels and finals of Hangul that join the consonant before them.
+    if unicodedata.category(character) in ("Mn", "Me", "Cf") or _HANGUL_JOINING.fullmatch(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+class Table:
+    """Aligned columns, the last one not padded. It may come in parts: a column then never gets narrower.
+
+    Args:
+        head: The columns' titles, printed above the first part.
+    """
+
+    def __init__(self, head: Sequence[str]) -> None:
+        self._head: Sequence[str] | None = head
+        self._widths = [0] * len(head)
+
+    def lines(self, rows: Iterable[Sequence[str]]) -> list[str]:
+        """Return the lines of a part."""
+        head, self._head = self._head, None
+        cells = [[_as_shown(safe(text)) for text in row] for row in (*([head] if head else []), *rows)]
+        for row in cells:
+            self._widths = [max(wide, width(cell)) for wide, cell in zip(self._widths, row, strict=True)]
+        return ["   ".join(map(_padded, row, self._widths)).rstrip() for row in cells]
+
+
+def _padded(text: str, columns: int) -> str:
+    return text + " " * (columns - width(text))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Align columns; the last one is not padded."""
-    cells = [list(map(safe, row)) for row in (head, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    return ["   ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return Table(head).lines(rows)
 
 
 def to_json(data: object, *, pretty: bool = True) -> str:

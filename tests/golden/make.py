@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-COMMITS = {1: "31740a53f65a14187a938965edaa717f6911906c", 2: "52b997fc1ea4ccb6650721d41db0195ec2ea76c1"}
+COMMITS = {1: "31740a53f65a14187a938965edaa717f6911906c", 2: "c50dcb06905c6587c314b027bab6ce11416d9d8c"}
 """Whose code wrote which schema."""
 STORE_ID = "1f2e3d4c5b6a79880f1e2d3c4b5a6978"
 BEGIN_US = 1_790_000_000_000_000
@@ -122,7 +122,7 @@ async def _write(version: int, path: Path) -> None:
             await saved.put_note("retention", '{"uptime": 5400.0, "marks": [[60.0, 3], [3660.0, 17]], "lost": {}, "ended": {"bert": 66.0}}')  # fmt: skip
     await store.close()
     told = {
-        "jobs": {name: asdict(job) for name, job in state.jobs.items()},
+        "jobs": {name: {**asdict(job), "requests": dict(job.requests.items())} for name, job in state.jobs.items()},
         "records": [[record.revision, record.time_us, record.job, asdict(record.payload)] for record in records],
     }
     sys.stdout.write(json.dumps(told, default=_plain))

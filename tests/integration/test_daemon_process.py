@@ -35,7 +35,7 @@ def test_it_refuses_addresses_that_others_could_reach(make_daemon: Callable[...,
     answer = serve(make_daemon(), "--listen", "0.0.0.0:7470", "--job-ports", "10-5")
     assert 2 == answer.returncode
     assert "listen address '0.0.0.0:7470': only loopback" in answer.stderr
-    assert "job ports '10-5'" in answer.stderr
+    assert "daemon.job_ports = '10-5'" in answer.stderr
     assert "Traceback" not in answer.stderr
 
 

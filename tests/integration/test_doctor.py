@@ -139,7 +139,7 @@ DAMAGES: dict[str, tuple[Damage, dict[str, str]]] = {
         {"snapshots": "one is missing"},
     ),
     "lying snapshot": (lying_snapshot, {"fold": "the snapshots say otherwise than the records: jobs a"}),
-    "index gone": (sql("DROP INDEX log_changes"), {"indexes": "no such index: log_changes"}),
+    "index gone": (sql("DROP INDEX log_applies"), {"indexes": "no such index: log_applies"}),
     "name of a column": (
         sql(
             "PRAGMA writable_schema = ON",

@@ -19,24 +19,23 @@ async def append(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
     records = [
         Record(self._head + number, draft.time_us, draft.job, draft.payload) for number, draft in enumerate(drafts, 1)
     ]
-    self._head = records[-1].revision
-    followers, self._followers = self._followers, []
-    for follower in followers:
-        follower.put_nowait(records)
-    self._followers = followers
+    self._deliver(records)
 
     async def late() -> list[Record]:
         await asyncio.sleep(0.02)
-        waiting, self._followers = self._followers, []
-        try:
-            return await _append(self, drafts)
-        finally:
-            self._followers = waiting
+        return await self._call(lambda: self._append(drafts))  # without telling anybody again
 
     task = asyncio.create_task(late())
     _late.add(task)
     return records
 
 
-SqliteStore.append = append  # type: ignore[method-assign]
-main(prog_name="livetuned")
+def plant() -> None:
+    """Puts the bug in."""
+    SqliteStore.append = append  # type: ignore[method-assign]
+    SqliteStore.quick = False  # type: ignore[assignment, method-assign] # every commit goes by way of `append`
+
+
+if __name__ == "__main__":
+    plant()
+    main(prog_name="livetuned")

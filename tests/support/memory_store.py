@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 
 from livetuned.domain.job import Job
 from livetuned.domain.records import Applied, Changed, Draft, Record
@@ -20,7 +20,7 @@ class MemoryStore(Store):
         self.covered = 0
         self.dropped = 0
         self.notes: dict[str, str] = {}
-        self._queue: asyncio.Queue[list[Record]] = asyncio.Queue()
+        self._followers: list[Callable[[list[Record]], None]] = []
 
     @property
     def store_id(self) -> str:
@@ -49,7 +49,8 @@ class MemoryStore(Store):
             raise failure
         records = [Record(self.head + n, d.time_us, d.job, d.payload) for n, d in enumerate(drafts, 1)]
         self.records += records
-        self._queue.put_nowait(records)
+        for deliver in self._followers:
+            deliver(records)
         return records
 
     async def load(self) -> Loaded:
@@ -76,11 +77,11 @@ class MemoryStore(Store):
     async def put_note(self, key: str, text: str) -> None:
         self.notes[key] = text
 
-    async def follow(self, after: int) -> AsyncIterator[list[Record]]:
+    async def follow(self, after: int, deliver: Callable[[list[Record]], None]) -> None:
         if self.records[after:]:
-            yield self.records[after:]
-        while True:
-            yield await self._queue.get()
+            deliver(self.records[after:])
+        self._followers.append(deliver)
+        await asyncio.Event().wait()
 
     async def read(self, after: int, limit: int, job: str = "") -> list[Record]:
         if after < self.dropped:

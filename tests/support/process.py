@@ -35,6 +35,7 @@ class Process:
         self.rank = rank
         self.world_size = world_size
         self.token = ""
+        self.latest_only = False
         self.registration: job_pb2.RegisterResponse | None = None
         self._up: queue.SimpleQueue[job_pb2.SessionRequest | None] = queue.SimpleQueue()
         self._down: Iterator[job_pb2.SessionResponse] | None = None
@@ -54,8 +55,9 @@ class Process:
         assert self.registration is not None
         after = self.registration.revision if after_revision is None else after_revision
         opening = job_pb2.SessionOpen(
-            job=self.job, instance_id=self.instance_id, rank=self.rank, after_revision=after, job_token=self.token
-        )
+            job=self.job, instance_id=self.instance_id, rank=self.rank, after_revision=after, job_token=self.token,
+            latest_only=self.latest_only,
+        )  # fmt: skip
         self._up.put(job_pb2.SessionRequest(open=opening))
         self._down = self._stub.Session(iter(self._up.get, None), timeout=60)
         return self.expect("opened").opened

@@ -55,9 +55,9 @@ def set_variables(
     check_caller(actor, reason, request_id)
     assignments: dict[str, Assignment] = {}
     for update in updates:
-        check_identifier("variable", update.variable)
         state = job.variables.get(update.variable)
         if state is None:
+            check_identifier("variable", update.variable)
             raise name_not_found(job, "variable", update.variable)
         if update.variable in assignments:
             raise DomainError(
@@ -77,9 +77,10 @@ def set_variables(
             value=str(job.changed),
         )
     for update in updates:
-        for limit in (if_revision, update.if_revision):
-            if limit is not None:
-                _check_revision(job.variables[update.variable], limit)
+        if if_revision is not None:
+            _check_revision(job.variables[update.variable], if_revision)
+        if update.if_revision is not None:
+            _check_revision(job.variables[update.variable], update.if_revision)
     return Changed(actor, reason, request_id, tuple(assignments.values()), ())
 
 
@@ -256,9 +257,9 @@ def fire_triggers(
     check_caller(actor, reason, request_id)
     firings: dict[str, Firing] = {}
     for name in names:
-        check_identifier("trigger", name)
         state = job.triggers.get(name)
         if state is None:
+            check_identifier("trigger", name)
             raise name_not_found(job, "trigger", name)
         if name in firings:
             raise DomainError(

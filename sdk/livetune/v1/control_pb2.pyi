@@ -636,6 +636,112 @@ class WatchResponse(google.protobuf.message.Message):
 global___WatchResponse = WatchResponse
 
 @typing.final
+class WatchManyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    @property
+    def begin(self) -> global___WatchBegin: ...
+    @property
+    def end(self) -> global___WatchEnd: ...
+    def __init__(
+        self,
+        *,
+        begin: global___WatchBegin | None = ...,
+        end: global___WatchEnd | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["begin", b"begin", "end", b"end", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["begin", b"begin", "end", b"end", "request", b"request"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["request", b"request"]) -> typing.Literal["begin", "end"] | None: ...
+
+global___WatchManyRequest = WatchManyRequest
+
+@typing.final
+class WatchBegin(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WATCH_ID_FIELD_NUMBER: builtins.int
+    WATCH_FIELD_NUMBER: builtins.int
+    watch_id: builtins.int
+    """Chosen by the caller, one of its own for each watch that is open on this stream."""
+    @property
+    def watch(self) -> global___WatchRequest: ...
+    def __init__(
+        self,
+        *,
+        watch_id: builtins.int = ...,
+        watch: global___WatchRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["watch", b"watch"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["watch", b"watch", "watch_id", b"watch_id"]) -> None: ...
+
+global___WatchBegin = WatchBegin
+
+@typing.final
+class WatchEnd(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WATCH_ID_FIELD_NUMBER: builtins.int
+    watch_id: builtins.int
+    def __init__(
+        self,
+        *,
+        watch_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["watch_id", b"watch_id"]) -> None: ...
+
+global___WatchEnd = WatchEnd
+
+@typing.final
+class WatchManyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WATCH_IDS_FIELD_NUMBER: builtins.int
+    RESPONSE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    ENDED_FIELD_NUMBER: builtins.int
+    @property
+    def watch_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Whom it is for."""
+
+    @property
+    def response(self) -> global___WatchResponse:
+        """What Watch would have sent."""
+
+    @property
+    def error(self) -> livetune.v1.errors_pb2.ErrorStatus:
+        """The watch did not begin; the others go on."""
+
+    @property
+    def ended(self) -> global___WatchEnded:
+        """The watch has ended: nothing more comes for it."""
+
+    def __init__(
+        self,
+        *,
+        watch_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        response: global___WatchResponse | None = ...,
+        error: livetune.v1.errors_pb2.ErrorStatus | None = ...,
+        ended: global___WatchEnded | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ended", b"ended", "error", b"error", "item", b"item", "response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ended", b"ended", "error", b"error", "item", b"item", "response", b"response", "watch_ids", b"watch_ids"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["item", b"item"]) -> typing.Literal["response", "error", "ended"] | None: ...
+
+global___WatchManyResponse = WatchManyResponse
+
+@typing.final
+class WatchEnded(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___WatchEnded = WatchEnded
+
+@typing.final
 class Bookmark(google.protobuf.message.Message):
     """Everything up to this revision was delivered; resume after it."""
 

@@ -83,6 +83,11 @@ class ControlServiceStub(object):
                 request_serializer=livetune_dot_v1_dot_control__pb2.WatchRequest.SerializeToString,
                 response_deserializer=livetune_dot_v1_dot_control__pb2.WatchResponse.FromString,
                 _registered_method=True)
+        self.WatchMany = channel.stream_stream(
+                '/livetune.v1.ControlService/WatchMany',
+                request_serializer=livetune_dot_v1_dot_control__pb2.WatchManyRequest.SerializeToString,
+                response_deserializer=livetune_dot_v1_dot_control__pb2.WatchManyResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer(object):
@@ -156,6 +161,14 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchMany(self, request_iterator, context):
+        """Carries many watches over one stream: what several of them are to see is sent once, with their ids. For programs
+        that watch on behalf of many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -203,6 +216,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=livetune_dot_v1_dot_control__pb2.WatchRequest.FromString,
                     response_serializer=livetune_dot_v1_dot_control__pb2.WatchResponse.SerializeToString,
+            ),
+            'WatchMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.WatchMany,
+                    request_deserializer=livetune_dot_v1_dot_control__pb2.WatchManyRequest.FromString,
+                    response_serializer=livetune_dot_v1_dot_control__pb2.WatchManyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -452,6 +470,33 @@ class ControlService(object):
             '/livetune.v1.ControlService/Watch',
             livetune_dot_v1_dot_control__pb2.WatchRequest.SerializeToString,
             livetune_dot_v1_dot_control__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/livetune.v1.ControlService/WatchMany',
+            livetune_dot_v1_dot_control__pb2.WatchManyRequest.SerializeToString,
+            livetune_dot_v1_dot_control__pb2.WatchManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

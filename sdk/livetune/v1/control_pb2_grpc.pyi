@@ -81,6 +81,14 @@ class ControlServiceStub:
     ]
     """Follows what happens, in the order of revisions, from a revision on."""
 
+    WatchMany: grpc.StreamStreamMultiCallable[
+        livetune.v1.control_pb2.WatchManyRequest,
+        livetune.v1.control_pb2.WatchManyResponse,
+    ]
+    """Carries many watches over one stream: what several of them are to see is sent once, with their ids. For programs
+    that watch on behalf of many.
+    """
+
 class ControlServiceAsyncStub:
     """Reads and changes jobs. On a job's own port the same service is scoped to that job: `job` may be left empty there, and
     another job's name is answered NOT_FOUND.
@@ -143,6 +151,14 @@ class ControlServiceAsyncStub:
         livetune.v1.control_pb2.WatchResponse,
     ]
     """Follows what happens, in the order of revisions, from a revision on."""
+
+    WatchMany: grpc.aio.StreamStreamMultiCallable[
+        livetune.v1.control_pb2.WatchManyRequest,
+        livetune.v1.control_pb2.WatchManyResponse,
+    ]
+    """Carries many watches over one stream: what several of them are to see is sent once, with their ids. For programs
+    that watch on behalf of many.
+    """
 
 class ControlServiceServicer(metaclass=abc.ABCMeta):
     """Reads and changes jobs. On a job's own port the same service is scoped to that job: `job` may be left empty there, and
@@ -224,5 +240,15 @@ class ControlServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[livetune.v1.control_pb2.WatchResponse], collections.abc.AsyncIterator[livetune.v1.control_pb2.WatchResponse]]:
         """Follows what happens, in the order of revisions, from a revision on."""
+
+    @abc.abstractmethod
+    def WatchMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[livetune.v1.control_pb2.WatchManyRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[livetune.v1.control_pb2.WatchManyResponse], collections.abc.AsyncIterator[livetune.v1.control_pb2.WatchManyResponse]]:
+        """Carries many watches over one stream: what several of them are to see is sent once, with their ids. For programs
+        that watch on behalf of many.
+        """
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

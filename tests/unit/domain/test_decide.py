@@ -77,15 +77,18 @@ def test_limits_of_one_change() -> None:
     assert Reason.LIMIT_EXCEEDED is reason_of(decide.set_variables, job, one, request_id="x" * 201)
 
 
-def test_request_ids_are_remembered_up_to_the_limit_oldest_forgotten_first() -> None:
+def test_the_newest_request_ids_are_remembered_and_not_many_more() -> None:
     log = job_log()
-    for number in range(limits.REQUEST_IDS_PER_JOB + 2):
+    count = limits.REQUEST_IDS_PER_JOB + 100
+    for number in range(count):
         assert log.job is not None
         log.record(decide.set_variables(log.job, [decide.Update("n", value=number)], request_id=str(number)))
     assert log.job is not None
-    assert limits.REQUEST_IDS_PER_JOB == len(log.job.requests)
-    assert "1" not in log.job.requests
-    assert "2" in log.job.requests
+    requests = log.job.requests
+    assert all(requests.get(str(number)) for number in range(count - limits.REQUEST_IDS_PER_JOB, count))
+    assert 0 == requests.get("0")
+    assert limits.REQUEST_IDS_PER_JOB <= len(requests) < limits.REQUEST_IDS_PER_JOB + 50
+    assert requests == log.job.requests.__class__(dict(requests.items()))
 
 
 def test_every_firing_is_consumed_once_and_none_is_merged() -> None:

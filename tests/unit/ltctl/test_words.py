@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import IO
 
 import click
 import grpc
@@ -14,14 +17,15 @@ import yaml
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from livetune.status import refusal_of
-from livetune.v1 import types_pb2
+from livetune.v1 import control_pb2, types_pb2
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.transport.errors import DETAILS_KEY, details
-from ltctl import render
-from ltctl.arguments import parse_assignments, seconds, split_job, word
+from ltctl import events, render
+from ltctl.arguments import parse_assignments, revision, seconds, split_job, split_undo, word
 from ltctl.client import metadata
-from ltctl.exits import BY_STATUS, Exit
-from ltctl.text import safe, table, to_json, to_yaml
+from ltctl.exits import BY_STATUS, CommandError, Exit, ReaderLeftError
+from ltctl.options import print_items
+from ltctl.text import Table, note, out, safe, table, to_json, to_yaml, width
 
 
 def test_every_grpc_status_has_an_exit_code() -> None:
@@ -59,9 +63,123 @@ def test_the_job_comes_first_but_on_its_own_port() -> None:
         split_job([], scoped=False, example="ltctl get JOB")
 
 
+@pytest.mark.parametrize(
+    ("words", "scoped", "found"),
+    [
+        (["vgg"], False, ("vgg", None)),
+        (["vgg", "4711"], False, ("vgg", 4711)),
+        (["12"], False, ("12", None)),
+        ([], True, ("", None)),
+        (["4711"], True, ("", 4711)),
+        (["vgg"], True, ("vgg", None)),
+        (["vgg", "4711"], True, ("vgg", 4711)),
+    ],
+)
+def test_what_is_to_be_undone(words: list[str], scoped: bool, found: tuple[str, int | None]) -> None:
+    assert found == split_undo(words, scoped=scoped, example="")
+
+
+@pytest.mark.parametrize(
+    ("words", "scoped"),
+    [([], False), (["vgg", "x"], False), (["vgg", "0"], False), (["vgg", "1", "2"], False), (["1", "2"], True)],
+)
+def test_what_cannot_be_undone(words: list[str], scoped: bool) -> None:
+    with pytest.raises(click.UsageError):
+        split_undo(words, scoped=scoped, example="ltctl undo JOB 4711")
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "x", "\u0663", str(2**63), "9" * 5_000])
+def test_what_is_no_revision(text: str) -> None:
+    assert 2**63 - 1 == revision(str(2**63 - 1))
+    with pytest.raises(click.BadParameter, match="is not a revision"):
+        revision(text)
+
+
 def test_what_strangers_wrote_does_not_steer_the_terminal() -> None:
     assert r"a\x1b[2Jb\nc\u202ed" == safe("a\x1b[2Jb\nc\u202ed")
     assert ["A      B", r"\x07   c"] == table(["A", "B"], [["\x07", "c"]])
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("lr", 2),
+        ("训练", 4),
+        ("한국", 4),
+        ("\u1112\u1161\u11ab", 2),
+        ("zo\u0308", 2),
+        ("zö", 2),
+        ("ﾊﾝｶｸ", 4),
+        ("\uff21", 2),
+        ("a\u200bb", 2),
+        ("co\xadop", 5),
+        ("😀", 2),
+        ("", 0),
+    ],
+)
+def test_widths_are_those_of_a_terminal(text: str, columns: int) -> None:
+    assert columns == width(text)
+
+
+def test_columns_are_aligned_by_what_the_terminal_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    rows = [["训练", "x"], ["zo\u0308", "x"], ["plain", "x"]]
+    assert ["A       B", "训练    x", "zo\u0308      x", "plain   x"] == table(["A", "B"], rows)
+    assert {8} == {width(line[: line.rindex("x")]) for line in table(["A", "B"], rows)[1:]}
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert [r"\u8bad\u7ec3   x", r"zo\u0308       x", "plain          x"] == table(["A", "B"], rows)[1:]
+
+
+def test_a_table_that_comes_in_parts_has_one_head_and_never_gets_narrower() -> None:
+    aligned = Table(["A", "B"])
+    assert ["A     B", "abc   1"] == aligned.lines([["abc", "1"]])
+    assert ["a     2"] == aligned.lines([["a", "2"]])
+    assert ["abcde   3"] == aligned.lines([["abcde", "3"]])
+    assert ["a       4"] == aligned.lines([["a", "4"]])
+    assert [] == aligned.lines([])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 2_500])
+def test_many_things_are_printed_as_they_come(capsys: pytest.CaptureFixture[str], count: int) -> None:
+    data = [{"n": number, "deep": [{"text": "a\nb"}]} for number in range(count)]
+    printed = {}
+    for form in ("json", "yaml", "jsonl", "name", "table"):
+        print_items(form, iter(data), lambda item: item, lambda item: str(item["n"]), lambda part: [f"{len(part)}"])
+        printed[form] = capsys.readouterr().out
+    assert json.dumps(data, indent=2) + "\n" == printed["json"]
+    assert data == yaml.safe_load(printed["yaml"])
+    assert data == [json.loads(line) for line in printed["jsonl"].splitlines()]
+    assert [str(number) for number in range(count)] == printed["name"].splitlines()
+    assert count == sum(map(int, printed["table"].splitlines()))
+
+
+def nobody_reads() -> IO[str]:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    return os.fdopen(theirs, "w")
+
+
+def full_disk() -> IO[str]:
+    return os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+
+
+@pytest.mark.parametrize(("stream", "raised"), [(nobody_reads, ReaderLeftError), (full_disk, CommandError)])
+def test_an_output_that_nobody_reads_or_that_is_full(
+    monkeypatch: pytest.MonkeyPatch, stream: Callable[[], IO[str]], raised: type[Exception]
+) -> None:
+    with stream() as output, stream() as errors:
+        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setattr(sys, "stderr", errors)
+        with pytest.raises(raised):
+            out("data")
+        note("a message that nobody reads is no error")
+    # What was left in the buffers has gone nowhere: closing them raises nothing.
+
+
+def test_no_output_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    out("nobody is there →")
+    assert ["A   B"] == table(["A", "B"], [])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
@@ -149,6 +267,51 @@ def test_what_became_of_a_change_in_words() -> None:
     assert "superseded at step 5, step 9" == render.applied_words(
         change(lr=[(superseded, 5, "")], wd=[(applied, 9, "")])
     )
+
+
+def test_an_undo_is_marked_and_its_default_reason_is_not_said_twice() -> None:
+    undo = change(lr=[])
+    undo.undone_revision, undo.reason = 5, "undo of 5"
+    assert render.change_words(undo).endswith(" (undo of 5)")
+    assert "" == render.reason_words(undo)
+    undo.reason = "worse"
+    assert "worse" == render.reason_words(undo)
+    assert 5 == render.change_data(undo)["undone_revision"]
+    assert render.change_data(change(lr=[]))["undone_revision"] is None
+
+
+def test_who_lags_behind() -> None:
+    job = types_pb2.Job(world_size=4)
+    for rank, revision_applied in enumerate([9, 0, 9]):
+        job.ranks.add(
+            rank=rank, applied_revision=revision_applied, connected=rank != 1
+        ).process.host = f"gpu-{rank % 2}"
+    assert ("9 (rank 1: -)", "2/4", "gpu-0, gpu-1") == (
+        render.lag_words(job), render.ranks_words(job), render.hosts_words(job)
+    )  # fmt: skip
+    for rank in range(3, 8):
+        job.ranks.add(rank=rank, applied_revision=rank).process.host = f"gpu-{rank}"
+    assert "9 (rank 1: -, rank 3: 3, rank 4: 4, 3 more)" == render.lag_words(job)
+    assert "gpu-0, gpu-1, gpu-3, 4 more" == render.hosts_words(job)
+    assert ("-", "0/0") == (render.lag_words(types_pb2.Job()), render.ranks_words(types_pb2.Job()))
+
+
+def test_what_a_watch_says_in_words_and_data() -> None:
+    removed = control_pb2.Event(revision=9, job="jobs/vgg")
+    removed.removed.actor, removed.removed.reason = "ann@a", "old\x1b"
+    assert r'forgotten  by ann@a  "old\x1b"' == events.event_words(removed)
+    assert ("removed", "ann@a", "old\x1b") == tuple(map(events.event_data(removed).get, ("kind", "actor", "reason")))
+    assert "something that this ltctl does not know" == events.event_words(control_pb2.Event())
+    job = types_pb2.Job(name="jobs/vgg", state=types_pb2.JOB_STATE_LOST, step=7, port=21_000)
+    assert "lost at step 7, port 21000" == events.snapshot_words(job, 2)
+    for number in range(3):
+        variable = job.variables.add()
+        variable.spec.variable_id, variable.desired.string_value = f"v{number}", "x" * 30 * (number + 1)
+    assert f"lost at step 7, port 21000: v0 {'x' * 30}, v1 {'x' * 37}..., 1 more" == events.snapshot_words(job, 2)
+    begin = control_pb2.WatchResponse(store_id="s")
+    begin.snapshot_begin.cause = control_pb2.SNAPSHOT_CAUSE_COMPACTED
+    assert {"kind": "snapshot_begin", "cause": "compacted", "store_id": "s"} == events.watch_data(begin)
+    assert {"kind": "unknown"} == events.watch_data(control_pb2.WatchResponse())
 
 
 def test_an_unknown_state_of_a_newer_daemon_is_shown_by_its_number() -> None:

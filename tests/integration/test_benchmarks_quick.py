@@ -1,0 +1,27 @@
+"""The benchmarks run to their end. What they measure is asserted nowhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.slow
+# set_to_visible is missing on purpose: it installs LiveTune from a package index.
+@pytest.mark.parametrize("name", ["durable_set", "fan_out", "start_up"])
+def test_a_benchmark_runs_to_its_end(name: str) -> None:
+    readme = (BENCHMARKS / "README.md").read_text()
+
+    ended = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--no-write"],
+        capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+
+    assert 0 == ended.returncode, ended.stderr
+    assert "| livetuned" in ended.stdout
+    assert readme == (BENCHMARKS / "README.md").read_text()
