@@ -26,6 +26,7 @@ from livetuned.store.findings import Examination
 from livetuned.store.interface import StoreDamagedError, StoreOpenError
 from livetuned.store.private import private_copy
 from livetuned.store.sqlite import SqliteStore
+from support import needs
 
 GOLDEN = Path(__file__).parent
 VERSIONS = sorted(int(path.stem[1:]) for path in GOLDEN.glob("v*.db"))
@@ -206,7 +207,6 @@ def test_control_a_migration_without_its_transaction_does_not(tmp_path: Path) ->
         assert intact(path)
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize(
     ("name", "at"),
     [
@@ -218,6 +218,7 @@ def test_control_a_migration_without_its_transaction_does_not(tmp_path: Path) ->
     ],
 )
 def test_a_migration_killed_at_any_system_call_is_done_or_not_begun(name: str, at: int, tmp_path: Path) -> None:
+    needs.strace()
     path = golden(1, tmp_path)
     kill = f"inject={name}:signal=KILL:when={at}"
     ended = migrate(path, 0, "whole", "strace", "-f", "-qq", "-o", "/dev/null", "-e", kill)

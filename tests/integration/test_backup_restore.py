@@ -23,6 +23,7 @@ from livetuned.daemon import restoring
 from livetuned.daemon.keeping import KeepingError
 from livetuned.store.interface import StoreDamagedError
 from livetuned.store.private import file_beside
+from support import needs
 from support.daemon import Daemon, eventually
 from support.keeping import Story, command, contents, execute, livetuned, state_of
 from support.process import Process, float_spec
@@ -303,8 +304,8 @@ def test_control_the_log_left_behind_spoils_the_new_store(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_killed_by_kill_9_at_any_system_call_too(tmp_path: Path) -> None:
+    needs.strace()
     backup = make(tmp_path / "backup", 3)
     found = []
     # strace counts each system call by itself.
