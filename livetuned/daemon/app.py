@@ -35,11 +35,6 @@ from livetuned.transport.watching import Events
 
 log = logging.getLogger("livetuned")
 
-_DAMAGED = (
-    "nothing was changed; `livetuned doctor` tells what is damaged and what can be saved, "
-    "`livetuned restore` puts a backup in its place"
-)
-
 GRACE_SECONDS = 0.5
 """How long calls under way may take to end when the daemon stops, in seconds; sessions and watches are cut after it."""
 
@@ -62,11 +57,7 @@ async def run(config: Config, ready: Callable[[str], None]) -> ExitCode:
     except StoreOpenError as error:
         return _ended(ExitCode.STORE_UNUSABLE, error, "nothing was changed; choose another --state or mend the cause")
     except StoreDamagedError as error:
-        return _ended(
-            ExitCode.STORE_UNUSABLE,
-            error,
-            _DAMAGED,
-        )
+        return _ended(ExitCode.STORE_UNUSABLE, error, _damaged(config))
     try:
         return await _serve(config, store, ready)
     finally:
@@ -79,6 +70,13 @@ def _open_store(config: Config) -> Store:
     except OSError as error:
         raise StoreOpenError(f"state folder {config.state} can't be made: {error.strerror}") from error
     return SqliteStore(config.state / DATABASE, fsync=config.fsync)
+
+
+def _damaged(config: Config) -> str:
+    return (
+        f"nothing was changed; `livetuned doctor {config.state / DATABASE}` tells what is damaged, and saves what is "
+        "well; `livetuned restore` puts a backup in its place"
+    )
 
 
 def _ended(code: ExitCode, error: BaseException, advice: str = "") -> ExitCode:
@@ -197,11 +195,7 @@ async def _serve(config: Config, store: Store, ready: Callable[[str], None]) -> 
             return _ended(ExitCode.STORE_FAILED, failure, "start the daemon again: it verifies what is on disk")
         log.info("stopping")
     except StoreDamagedError as error:
-        return _ended(
-            ExitCode.STORE_UNUSABLE,
-            error,
-            _DAMAGED,
-        )
+        return _ended(ExitCode.STORE_UNUSABLE, error, _damaged(config))
     except (AddressError, DomainError) as error:
         return _ended(ExitCode.ADDRESS, error)
     finally:

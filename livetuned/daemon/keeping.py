@@ -101,7 +101,9 @@ def check_target(target: Path, *, force: bool, way_out: str) -> None:
     if os.path.lexists(target):
         if not force:
             raise KeepingError(ExitCode.USAGE, f"{target} exists{way_out}")
-        if target.is_file():
+        if target.exists() and not target.is_file():
+            raise KeepingError(ExitCode.USAGE, f"{target} is neither a file nor free")
+        if target.exists():
             with target.open("rb") as file:
                 if not lock(file.fileno()):
                     raise StoreLockedError(f"{target} is in use by a running livetuned")
@@ -145,10 +147,19 @@ def write(
     return Written(path, writer.store_id, origin, revision, count, path.stat().st_size)
 
 
-def copy_plan(plan: Plan, source: Source, path: Path, found: Examination) -> Written:
-    """Writes what a plan keeps of a store. See `write`."""
+def copy_plan(plan: Plan, source: Source, path: Path, found: Examination, *, stands_for: bool = False) -> Written:
+    """Writes what a plan keeps of a store. See `write`.
+
+    Args:
+        plan: The plan.
+        source: The store.
+        path: The file, empty.
+        found: What was found in the store.
+        stands_for: If the store is a copy itself, the new one is noted to be of what that is of.
+    """
     records = (Raw(line.revision, line.time_us, line.job, line.kind, line.payload) for line in plan.lines(source))
-    notes = {**plan.notes, **copy_note(found.store_id, plan.last, clock.wall_us())}
+    copied = copy_note(found.store_id, plan.last, clock.wall_us())
+    notes = {**copied, **plan.notes} if stands_for else {**plan.notes, **copied}
     try:
         return write(path, plan.origin, records, plan.jobs.values, notes)
     except ChainError as error:

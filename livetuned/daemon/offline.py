@@ -74,8 +74,8 @@ def backup(file: Path, endpoint: str | None, state: Path | None, force: bool) ->
     mode 0600.
 
     \b
-    Exit codes: 0 done, 1 error, 2 wrong usage or FILE exists, 4 --state names the store of a running daemon,
-    5 the store is damaged, 7 no daemon answers.
+    Exit codes: 0 done, 1 error, 2 wrong usage or FILE exists, 4 --state is of a
+    running daemon, 5 the store is damaged, 7 no daemon answers.
     """  # noqa: D301 - click's \b keeps the lines as they are
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from livetuned.daemon import keeping, remote
@@ -101,8 +101,8 @@ def restore(file: Path, state: Path | None, replace: bool) -> None:
     another one, and jobs that are training keep the values that they use.
 
     \b
-    Exit codes: 0 done, 1 error, 2 wrong usage or there is a store and no --replace, 4 a daemon uses the store,
-    5 FILE is damaged or can't be read.
+    Exit codes: 0 done, 1 error, 2 wrong usage or there is a store and no
+    --replace, 4 a daemon uses the store, 5 FILE is damaged or can't be read.
     """  # noqa: D301 - click's \b keeps the lines as they are
     from livetuned.daemon import restoring
     from livetuned.store.schema import SCHEMA_VERSION
@@ -129,14 +129,15 @@ def restore(file: Path, state: Path | None, replace: bool) -> None:
 )
 @click.option("-o", "--output", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def doctor(file: Path | None, state: Path | None, recover: Path | None, keep: str, form: str) -> None:
-    """Look at everything in a store, and tell what is damaged and what can be saved.
+    """Tell what is damaged in a store, and save what is well.
 
     FILE is a backup or a store; without it the store in --state is looked at. It is only read: what is looked at is a
     private copy, in TMPDIR. A store in use is refused: back it up, and look at the backup.
 
     \b
-    Exit codes: 0 all is well, 1 something is damaged (also when it was saved), 2 wrong usage, 4 a daemon uses the
-    store, 5 it can't be read at all or nothing can be saved.
+    Exit codes: 0 all is well, 1 something is damaged (also when it was saved),
+    2 wrong usage, 4 a daemon uses the store, 5 it can't be read at all or
+    nothing can be saved.
     """  # noqa: D301 - click's \b keeps the lines as they are
     from livetuned.daemon import keeping, report
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from livetuned.daemon.keeping import Diagnosis
 from livetuned.daemon.lifecycle import ExitCode
+from livetuned.daemon.paths import DATABASE
 from livetuned.store.findings import Check, number
 from livetuned.store.salvage import Lost, Plan
 
@@ -46,12 +47,16 @@ def ending(diagnosis: Diagnosis, save_to: Path | None) -> str:
     lines = [f"{failed}; what can be saved of it, {size}:"]
     for name, plan in diagnosis.plans.items():
         lines.append(f"--keep {name}: {plan.words() if isinstance(plan, Plan) else f'not possible: {plan}'}")
+    possible = {name: plan for name, plan in diagnosis.plans.items() if isinstance(plan, Plan)}
+    if len(possible) > 1 and possible["newest"].last > possible["prefix"].last:
+        lines.append(f"only --keep newest keeps the values as of revision {possible['newest'].last}")
     if diagnosis.recovered is not None:
+        state = diagnosis.path.parent if diagnosis.path.name == DATABASE else "DIR"
         lines.append(f"saved into {diagnosis.recovered.path}: {diagnosis.recovered.words()}")
-        lines.append(f"to go on with it: livetuned restore {diagnosis.recovered.path} --replace [--state DIR]")
-    elif any(isinstance(plan, Plan) for plan in diagnosis.plans.values()):
+        lines.append(f"to go on with it: livetuned restore {diagnosis.recovered.path} --replace --state {state}")
+    elif possible:
         lines.append(
-            "to save it: livetuned doctor ... --recover NEWFILE [--keep newest]; the damaged one stays as it is"
+            "to save it: add --recover NEWFILE and, for the newest, --keep newest; the damaged one stays as it is"
         )
     return "\n".join(lines)
 

@@ -53,7 +53,7 @@ def restore(backup: Path, state: Path, *, aside: bool) -> Restored:
             with sound(backup, advice) as (source, found, plan):
                 state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 with partial_file(target) as path:
-                    written = replace(copy_plan(plan, source, path, found), path=target)
+                    written = replace(copy_plan(plan, source, path, found, stands_for=True), path=target)
                     _give_to_owner(path, state)
                     return Restored(written, _install(path, target), source.version)
 

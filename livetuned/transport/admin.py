@@ -13,7 +13,8 @@ from livetuned.store import codec
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
-_PAGE = 500
+_PAGE = 50
+"""How many records are read in one go, a count: changes that are made meanwhile wait for it."""
 _MESSAGE_BYTES = 512 * 1024
 """About how large one message of a copy becomes, in bytes; a single record may be larger."""
 

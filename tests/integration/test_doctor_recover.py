@@ -159,7 +159,7 @@ def test_the_daemon_goes_on_with_what_was_saved(tmp_path: Path, make_daemon: Cal
     answer = livetuned("doctor", "--state", story.path.parent, "--recover", saved)
     assert 1 == answer.returncode
     assert f"saved into {saved}: 15 records (1-15), 2 jobs, revision 15, " in answer.stdout
-    assert f"to go on with it: livetuned restore {saved} --replace [--state DIR]" in answer.stdout
+    assert f"to go on with it: livetuned restore {saved} --replace --state {story.path.parent}" in answer.stdout
     daemon = make_daemon("--job-ports", "22050-22059")
     assert 0 == livetuned("restore", saved, "--state", daemon.state).returncode
     daemon.start()
