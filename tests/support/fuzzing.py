@@ -120,6 +120,25 @@ def _field(name: bytes, value: bytes) -> bytes:
     return b"\0" + bytes([len(name)]) + name + bytes([min(len(value), 126)]) + value[:126]
 
 
+def plain_call(method: str, body: bytes) -> bytes:
+    """Returns what a client sends for one gRPC call after the preface. The method may hold any bytes, as Latin-1."""
+    headers = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", method.encode("latin-1")),
+        (b":authority", b"localhost"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    ]
+    return b"".join(
+        (
+            frame(_SETTINGS, 0, 0, b""),
+            frame(_HEADERS, _END_HEADERS, 1, b"".join(_field(*header) for header in headers)),
+            frame(_DATA, _END_STREAM, 1, struct.pack(">BI", 0, len(body)) + body),
+        )
+    )
+
+
 def call(method: str, body: bytes, generator: random.Random) -> bytes:
     """Returns what a client sends for one gRPC call, with some of it wrong."""
     headers = [
