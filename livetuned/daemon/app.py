@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from livetuned.daemon.config import Config
 from livetuned.daemon.lifecycle import ExitCode, Stop
+from livetuned.daemon.paths import DATABASE
 from livetuned.domain.errors import DomainError
 from livetuned.service.changes import Changes
 from livetuned.service.engine import Engine
@@ -34,10 +35,10 @@ from livetuned.transport.watching import Events
 
 log = logging.getLogger("livetuned")
 
-DATABASE = "livetuned.db"
-"""Name of the store's file in the state folder."""
-
-_DAMAGED = "nothing was changed; keep a copy of the file and restore a backup"
+_DAMAGED = (
+    "nothing was changed; `livetuned doctor` tells what is damaged and what can be saved, "
+    "`livetuned restore` puts a backup in its place"
+)
 
 GRACE_SECONDS = 0.5
 """How long calls under way may take to end when the daemon stops, in seconds; sessions and watches are cut after it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from livetuned.daemon import offline
 from livetuned.daemon.lifecycle import ExitCode
 
 _NO_EVENT_ENGINE = "-event_engine_client,-event_engine_listener,-event_engine_for_all_other_endpoints"
@@ -19,6 +20,10 @@ _NO_EVENT_ENGINE = "-event_engine_client,-event_engine_listener,-event_engine_fo
 @click.version_option(package_name="livetuned", prog_name="livetuned")
 def main() -> None:
     """The daemon that holds the state of LiveVariables and gives each training job its port."""
+
+
+for _command in (offline.backup, offline.restore, offline.doctor):
+    main.add_command(_command)
 
 
 @main.command()

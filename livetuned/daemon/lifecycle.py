@@ -24,6 +24,8 @@ class ExitCode(IntEnum):
     """The store can't be opened or is damaged; restarting will not help."""
     STORE_FAILED = 6
     """A commit failed while running; opening the store anew tells what is true."""
+    UNREACHABLE = 7
+    """No daemon answers that could be backed up."""
 
 
 class Stop:

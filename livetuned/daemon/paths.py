@@ -6,6 +6,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+DATABASE = "livetuned.db"
+"""Name of the store's file in the state folder."""
+
+SYSTEM_SOCKET = Path("/run/livetuned/livetuned.sock")
+"""Where the daemon of the whole machine listens."""
+
 
 def state_directory(environ: Mapping[str, str]) -> Path:
     """Returns ``$STATE_DIRECTORY`` (systemd), else ``$XDG_STATE_HOME/livetune``, else ``~/.local/state/livetune``."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 
 from livetuned.domain import limits
 
 _RECENT = 32
 """How many of the newest ids are copied with each change; the others are shared, and copied once in so many changes."""
 
-_NONE: Mapping[str, int] = MappingProxyType({})
+_NONE: Mapping[str, int] = {}
 
 
 class Requests:

@@ -31,6 +31,8 @@ class Wish:
     request_id: str = ""
     validate_only: bool = False
     """Check everything, change nothing."""
+    triggers: tuple[str, ...] = ()
+    """The triggers that it names: what a firing that asks for nothing new is merged into is one of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class Changes:
             if wish.validate_only:
                 changed = wish.decide(job)
                 if changed is None:
-                    self._later(self._merged(job), told)
+                    self._later(self._merged(job, wish), told)
                 else:
                     self._tell(Record(0, clock.wall_us(), name, changed), "validated", told)
                 return
@@ -167,7 +169,7 @@ class Changes:
         elif once.earlier:
             self._later(self._repeated(once), told)
         else:
-            self._later(self._merged(self.job(once.name)), told)
+            self._later(self._merged(self.job(once.name), once.wish), told)
 
     def refuse(self, error: Exception, told: Told) -> None:
         """Tells why a wish is not granted."""
@@ -208,9 +210,6 @@ class Changes:
             once.wish.same(made.payload)
         return made, "repeated"
 
-    async def _merged(self, job: Job) -> tuple[Record, str]:
-        return await self._pending(job), "merged"
-
     async def undo_wish(
         self, name: str, revision: int, *, force: bool, actor: str, reason: str, request_id: str, validate_only: bool
     ) -> Wish:
@@ -228,9 +227,7 @@ class Changes:
             validate_only,
         )
 
-    async def _pending(self, job: Job) -> Record:
-        """Returns the newest firing that waits to be consumed: what a merged firing is merged into."""
-        waiting = [state.pending[-1] for state in job.triggers.values() if state.pending]
-        if not waiting:  # consumed in the meantime: what was asked has happened
-            waiting = [state.revision for state in job.triggers.values() if state.revision]
-        return decide.find_change(job, max(waiting), await self._engine.change(job, max(waiting)))
+    async def _merged(self, job: Job, wish: Wish) -> tuple[Record, str]:
+        """Returns the newest firing of the triggers named: what a firing that adds nothing is merged into."""
+        newest = max(job.triggers[name].revision for name in wish.triggers)
+        return decide.find_change(job, newest, await self._engine.change(job, newest)), "merged"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
 from livetuned.domain import limits
@@ -40,6 +41,8 @@ class Ports:
         self._now = now
         self._held: dict[str, int] = {}
         self._stops: dict[int, Callable[[], Awaitable[None]]] = {}
+        self._stopping: dict[int, asyncio.Future[None]] = {}
+        """By port: what ends when it is served no more."""
         self._resting: dict[int, tuple[str, float]] = {}
         """By port: the job that released it, and when others may have it."""
         self._next = first
@@ -72,6 +75,8 @@ class Ports:
                 continue
             self._stops[port] = _reserved  # nobody else takes it while the server starts
             self._held[job] = port
+            if port in self._stopping:
+                await self._stopping[port]
             try:
                 self._stops[port] = await self._serve(port, job)
             except OSError:
@@ -108,12 +113,14 @@ class Ports:
         """Keeps a port that a job had from other jobs for a while."""
         self._resting[port] = (job, self._now() + self._quarantine)
 
-    async def release(self, job: str) -> None:
-        """Stops serving a job. Does nothing if it has no port."""
+    def release(self, job: str) -> None:
+        """Stops serving a job, soon: the call that asks may be one on that very port. Does nothing if it has none."""
         port = self._held.pop(job, 0)
         if port:
             self.rest(job, port)
-            await self._stops.pop(port)()
+            stop = asyncio.ensure_future(self._stops.pop(port)())
+            self._stopping[port] = stop
+            stop.add_done_callback(lambda _: self._stopping.pop(port, None))
 
 
 async def _reserved() -> None:

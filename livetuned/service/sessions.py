@@ -182,7 +182,7 @@ class Sessions:
                 await self._engine.submit(name, lambda job: registered(job, port))
             except BaseException:
                 if not served_before:
-                    await self._ports.release(name)
+                    self._ports.release(name)
                 raise
         job = decide.check_registered(self._engine.job(name), name, rank, instance_id)
         log.info("job %s registered: run %d, rank %d of %d, port %d", name, job.run, rank, world_size, job.port)
@@ -337,7 +337,7 @@ class Sessions:
         )
         if record is not None:
             log.info("job %s has %s at step %d", session.job, "failed" if failed else "finished", step)
-            await self._ports.release(session.job)
+            self._ports.release(session.job)
 
     async def give_up(self, name: str, message: str) -> None:
         """Ends a job that is lost, as failed, and releases its port. Does nothing if it has ended already.
@@ -355,7 +355,7 @@ class Sessions:
 
         if await self._engine.submit(name, decision) is not None:
             log.info("job %s is given up: %s", name, message)
-            await self._ports.release(name)
+            self._ports.release(name)
 
     async def remove(self, name: str, actor: str, reason: str) -> None:
         """Forgets a job that has ended. Does nothing if there is none.

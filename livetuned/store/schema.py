@@ -7,10 +7,12 @@ import secrets
 import sqlite3
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from livetuned.store import codec
 from livetuned.store.interface import StoreDamagedError, StoreError, StoreLockedError, StoreOpenError
+from livetuned.store.wal import examine_wal
 
 APPLICATION_ID = 0x4C54554E
 """Marks the file as ours ("LTUN" in the SQLite header)."""
@@ -87,10 +89,13 @@ def _check_header(path: Path) -> None:
             header = file.read(100)
     except FileNotFoundError:
         return
-    if len(header) == 100:
-        version, application = struct.unpack(">60xi4xi28x", header)
-        if application == APPLICATION_ID:
-            _check_version(version, path)
+    # A newer daemon that brought it up and died may have left the header of its schema there only.
+    newer = examine_wal(Path(f"{path.resolve()}-wal")).first_page[:100]
+    for first in (header, newer):
+        if len(first) == 100:
+            version, application = struct.unpack(">60xi4xi28x", first)
+            if application == APPLICATION_ID:
+                _check_version(version, path)
 
 
 def _check_version(version: int, path: Path) -> None:
@@ -140,6 +145,13 @@ def _tables(connection: sqlite3.Connection) -> None:
             connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def definitions() -> dict[str, str]:
+    """Returns the SQL of the tables and indexes of this version's schema, by name, as SQLite keeps it."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        _tables(connection)
+        return dict(connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall())
 
 
 def put_meta(connection: sqlite3.Connection, key: str, value: str) -> None:

@@ -102,6 +102,7 @@ class Changing:
             lambda made: decide.check_same_firing(made, names),
             request.request_id,
             request.validate_only,
+            tuple(names),
         )
         return scoped_job(self._scope, request.job), wish
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pytest
 
+from livetuned.domain.job import AppliedValue, Job, RankState, TriggerState, VariableState
 from livetuned.domain.records import (
     Applied,
     ApplyStatus,
@@ -23,10 +24,13 @@ from livetuned.domain.records import (
     PortMoved,
     Record,
     Registered,
+    Removed,
 )
-from livetuned.domain.specs import Scale, TriggerSpec, VariableSpec
+from livetuned.domain.requests import Requests
+from livetuned.domain.specs import RestartPolicy, Scale, TriggerSpec, VariableSpec
+from livetuned.domain.state import State
 from livetuned.domain.values import ValueType
-from livetuned.store.interface import Store
+from livetuned.store.interface import CompactedError, Store
 from livetuned.store.sqlite import SqliteStore
 from support.domain import PROCESS, draft
 
@@ -62,6 +66,8 @@ PAYLOADS: list[Payload] = [
     ),
     Applied(4, 0, 8043, (Outcome("save", True, ApplyStatus.APPLIED, None),)),
     PortMoved(21001, 21000),
+    Removed("ann", "done"),
+    Changed("ann", "undo of 3", "", (Assignment("lr", 0.2, 0.1),), (), 3),
     Ended(True, "boom", 9000),
 ]
 
@@ -180,5 +186,171 @@ def test_an_empty_batch_stores_nothing_and_closing_twice_is_harmless(reopen: Ope
         assert [] == await store.append([])
         assert 0 == store.head
         await store.close()
+
+    with_store(reopen, work)
+
+
+async def write_jobs(store: Store, *names: str) -> State:
+    """Registers jobs that declare a variable, and returns the state."""
+    state = State()
+    for name in names:
+        declared = Declared(
+            "instance", (DeclaredVariable(VariableSpec("n", ValueType.INT, 0), 0),), (TriggerSpec("go"),)
+        )
+        for payload in (Registered(1, 21000, 0, 1, "instance", False, PROCESS, "hash"), declared):
+            for record in await store.append([draft(payload, job=name)]):
+                state.fold(record)
+    return state
+
+
+async def fold_from(store: Store) -> State:
+    """The state as a start makes it: snapshots, and the log after what they cover."""
+    loaded = await store.load()
+    state = State(loaded.jobs, loaded.covered)
+    while state.revision < store.head:
+        for record in await store.read(state.revision, 100):
+            state.fold(record)
+    return state
+
+
+def test_snapshots_and_the_log_after_them_give_the_state(reopen: Open) -> None:
+    async def write(store: Store) -> dict[str, Job]:
+        state = await write_jobs(store, "one", "two", "gone")
+        for record in await store.append([draft(change(1), job="one"), draft(Ended(False, "", 1), job="gone")]):
+            state.fold(record)
+        # One is saved as of now, two not at all: what is covered ends before its first record.
+        await store.save([state.jobs["one"], state.jobs["gone"]], [], covered=2)
+        more = [draft(change(2), job="one"), draft(Removed("ann", ""), job="gone"), draft(change(1), job="two")]
+        for record in await store.append(more):
+            state.fold(record)
+        assert state.jobs == (await fold_from(store)).jobs
+        await store.save([state.jobs["two"], state.jobs["one"]], ["gone"], covered=store.head)
+        return dict(state.jobs)
+
+    async def read(store: Store) -> dict[str, Job]:
+        loaded = await store.load()
+        assert store.head == loaded.covered
+        assert {"one", "two"} == {job.name for job in loaded.jobs}
+        return dict((await fold_from(store)).jobs)
+
+    assert with_store(reopen, write) == with_store(reopen, read)
+
+
+def test_a_snapshot_comes_back_exactly(reopen: Open) -> None:
+    variable = VariableState(
+        VariableSpec("lr", ValueType.FLOAT, 0.1, 5e-324, None, (), Scale.LOG, "1/step", 'ä"\\\n', RestartPolicy.RESET),
+        "instance", 0.30000000000000004, 7, True, True, {0: AppliedValue(0.1, 5, 9), 3: AppliedValue(1.0, 7, 10)}, {0: 5, 3: 7},
+    )  # fmt: skip
+    job = Job(
+        "vgg", 2, 0, 21000, 4, 1, 3, 9, {0: RankState("a", PROCESS, 3, "hash", 7), 3: RankState("b", PROCESS, 4)},
+        {"lr": variable, "m": VariableState(VariableSpec("m", ValueType.STRING, "a", choices=("a", "é")), "x", "é", 4, False)},
+        {"go": TriggerState(TriggerSpec("go", "doc"), "a", 3, 8, (6, 8))},
+        Requests({"one": 5, "two": 7}), 8, Ended(True, "boom", 9), 1_700_000_000_000_000,
+    )  # fmt: skip
+
+    async def write(store: Store) -> None:
+        await store.append([draft(change(number)) for number in range(9)])
+        await store.save([job], [], covered=9)
+
+    async def read(store: Store) -> None:
+        (loaded,) = (await store.load()).jobs
+        assert job == loaded
+        assert repr(job.variables) == repr(loaded.variables)
+        assert list(job.requests.items()) == list(loaded.requests.items())
+
+    with_store(reopen, write)
+    with_store(reopen, read)
+
+
+def test_compaction_drops_what_is_covered_and_nothing_else(reopen: Open) -> None:
+    async def write(store: Store) -> None:
+        state = await write_jobs(store, "vgg")
+        for record in await store.append([draft(change(number)) for number in range(5_000)]):
+            state.fold(record)
+        await store.save([state.jobs["vgg"]], [], covered=4_500)
+        with pytest.raises(ValueError, match="4501"):
+            await store.compact(4_501)
+        await store.compact(4_500)
+        await store.append([draft(change(5_000))])
+
+    async def read(store: Store) -> None:
+        assert (4_500, 5_003) == (store.compacted, store.head)
+        with pytest.raises(CompactedError):
+            await store.read(4_499, 10)
+        with pytest.raises(CompactedError):
+            await store.follow(0, lambda _: None)
+        assert list(range(4_501, 5_004)) == [record.revision for record in await store.read(4_500, 10_000)]
+        assert list(range(4_501, 5_004)) == [record.revision for record in await store.changes("vgg", 10_000, 10_000)]
+        assert list(range(4_501, 5_004)) == [record.revision for record in await store.changes("", 10_000, 10_000)]
+        assert [] == await store.changes("vgg", 4_501, 10)
+        assert 5_003 == await store.verify(0, 10_000)
+
+    with_store(reopen, write)
+    with_store(reopen, read)
+
+
+def test_reads_go_on_while_history_is_dropped(reopen: Open) -> None:
+    async def work(store: Store) -> None:
+        await store.append([draft(change(number)) for number in range(9_000)])
+        await store.save([], [], covered=9_000)
+        dropping = asyncio.create_task(store.compact(8_000))
+        while not dropping.done():
+            (newest,) = await store.changes("vgg", 10_000, 1)
+            assert 9_000 == newest.revision
+            assert [8_500] == [record.revision for record in await store.read(8_499, 1)]
+        await dropping
+        assert 8_000 == store.compacted
+
+    with_store(reopen, work)
+
+
+def test_changes_of_a_job_are_found_from_any_revision(reopen: Open) -> None:
+    async def work(store: Store) -> None:
+        await store.append(
+            [draft(change(number), job="busy" if number % 50 else "quiet") for number in range(1, 5_001)]
+        )
+        quiet = list(range(50, 5_001, 50))
+        for before in (1, 50, 51, 99, 2_500, 2_501, 5_000, 5_001, 10**9):
+            assert [revision for revision in quiet if revision < before][-3:] == [
+                record.revision for record in await store.changes("quiet", before, 3)
+            ]
+        assert quiet == [record.revision for record in await store.changes("quiet", 10**9, 10_000)]
+        assert [] == await store.changes("none", 10**9, 5)
+
+    with_store(reopen, work)
+
+
+def test_notes_are_kept_and_replaced(reopen: Open) -> None:
+    async def write(store: Store) -> None:
+        assert "" == await store.note("ages")
+        await store.put_note("ages", "one")
+        await store.put_note("ages", 'two "ä"')
+
+    async def read(store: Store) -> None:
+        assert 'two "ä"' == await store.note("ages")
+        assert "" == await store.note("other")
+
+    with_store(reopen, write)
+    with_store(reopen, read)
+
+
+def test_a_quick_append_is_an_append(reopen: Open) -> None:
+    async def work(store: Store) -> None:
+        seen: list[int] = []
+        following = asyncio.create_task(store.follow(0, lambda batch: seen.extend(record.revision for record in batch)))
+        await store.append([draft(change(1))])
+        await asyncio.sleep(0.01)
+        if store.quick:
+            assert [2] == [record.revision for record in store.append_now([draft(change(2))])]
+            assert [1, 2] == seen
+            assert 2 == store.head
+        else:
+            await store.append([draft(change(2))])
+        assert [3] == [record.revision for record in await store.append([draft(change(3))])]
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        assert [1, 2, 3] == seen
+        assert [1, 2, 3] == [record.revision for record in await store.changes("vgg", 9, 9)]
+        assert store.size_bytes > 0
 
     with_store(reopen, work)

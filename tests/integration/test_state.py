@@ -325,8 +325,9 @@ def test_a_token_opens_the_session_and_no_other_does(daemon: Daemon) -> None:
         forgot = Process(channel, "vgg", process.instance_id)
         assert token != forgot.register().job_token
         forgot.open()
-        again.close()
-        assert (grpc.StatusCode.FAILED_PRECONDITION, "NOT_REGISTERED") == refusal(again.open)
+        stale = Process(channel, "vgg", process.instance_id)
+        stale.registration, stale.token = again.registration, token
+        assert (grpc.StatusCode.FAILED_PRECONDITION, "NOT_REGISTERED") == refusal(stale.open)
         assert token not in (daemon.state / "livetuned.db").read_bytes().decode("latin-1")
 
 
@@ -352,6 +353,13 @@ def test_lost_jobs_are_ended_and_ended_jobs_forgotten_on_request(daemon: Daemon)
             lambda: control.GetJob(control_pb2.GetJobRequest(name="jobs/vgg"))
         )
         assert ["ended", "removed"] == [next(watch).event.WhichOneof("kind") for _ in range(2)]
+        # Over the job's own port as well, which is closed behind the answer.
+        other = job_with(channel, "other", lr=0.1)
+        port = other.registration.port if other.registration else 0
+        other.close()
+        eventually(lambda: not control.GetJob(control_pb2.GetJobRequest(name="jobs/other")).job.ranks[0].connected)
+        with daemon.control(f"127.0.0.1:{port}") as own:
+            assert types_pb2.JOB_STATE_FAILED == own.RemoveJob(control_pb2.RemoveJobRequest(), timeout=10).state
         # The name is free: a new job of it begins with its first run, on the port that is resting for it no more.
         again = Process(channel, "vgg")
         assert 1 == again.register().run

@@ -21,7 +21,6 @@ def job_not_found(name: str, known: Collection[str]) -> DomainError:
 
 def name_not_found(job: Job, kind: str, name: str) -> DomainError:
     """Builds the refusal for a variable or trigger that a job does not have, with the nearest name."""
-    """Builds the refusal for a variable or trigger that a job does not have, with the nearest name."""
     variables, triggers = job.variables, job.triggers
     wanted, other = (variables, triggers) if kind == "variable" else (triggers, variables)
     reason = Reason.VARIABLE_NOT_FOUND if kind == "variable" else Reason.TRIGGER_NOT_FOUND
@@ -43,11 +42,6 @@ def check_open(job: Job) -> None:
     Raises:
         DomainError: JOB_ENDED.
     """
-    """Checks that a job has not ended.
-
-    Raises:
-        DomainError: JOB_ENDED.
-    """
     if job.ended is not None:
         how = "failed" if job.ended.failed else "finished"
         raise DomainError(
@@ -62,11 +56,6 @@ def check_count(count: int, what: str) -> None:
     Raises:
         DomainError: INVALID_REQUEST for none, LIMIT_EXCEEDED for too many.
     """
-    """Checks how many things one request names.
-
-    Raises:
-        DomainError: INVALID_REQUEST for none, LIMIT_EXCEEDED for too many.
-    """
     if count == 0:
         raise DomainError(Reason.INVALID_REQUEST, f"the request names no {what}", rule=f"at least one {what}")
     if count > limits.ASSIGNMENTS_PER_CHANGE:
@@ -76,11 +65,6 @@ def check_count(count: int, what: str) -> None:
 
 
 def check_caller(actor: str, reason: str, request_id: str) -> None:
-    """Checks what a caller says of himself.
-
-    Raises:
-        DomainError: LIMIT_EXCEEDED.
-    """
     """Checks what a caller says of himself.
 
     Raises:

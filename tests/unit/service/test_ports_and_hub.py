@@ -45,8 +45,8 @@ def test_ports_are_given_in_turn_and_a_released_one_rests() -> None:
         ports = Ports(21_000, 21_003, servers.serve, quarantine=60.0, now=lambda: now)
         assert [21_000, 21_002] == [await ports.acquire("a"), await ports.acquire("b")]
         assert 21_000 == await ports.acquire("a")
-        await ports.release("a")
-        await ports.release("a")
+        ports.release("a")
+        ports.release("a")
         assert 21_003 == await ports.acquire("c")
         with pytest.raises(DomainError) as caught:
             await ports.acquire("d")
@@ -67,7 +67,7 @@ def test_a_resting_port_is_its_own_jobs_at_once() -> None:
     async def run() -> None:
         ports = Ports(21_000, 21_001, FakeServers().serve)
         assert 21_000 == await ports.acquire("a")
-        await ports.release("a")
+        ports.release("a")
         assert 21_001 == await ports.acquire("b")
         assert 21_000 == await ports.acquire("a", preferred=21_000)
 
