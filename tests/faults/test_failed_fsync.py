@@ -93,8 +93,8 @@ def test_control_going_on_after_a_failed_commit_loses_changes(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 def test_no_failed_call_is_acknowledged(tmp_path: Path) -> None:
-    calls = count("FAILED_CALLS", 400)
-    # Few of the calls are fsyncs: 40 of them are as far as 300 writes.
+    calls = count("FAILED_CALLS", 200)
+    # Few of the calls are fsyncs: 50 of them are as far as 150 writes.
     cases = [(FAILURES[n % 4], 1 + n // 4 if n % 4 < 2 else 1 + 3 * (n // 4)) for n in range(calls)]
 
     def one(case: int) -> str:
