@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -23,11 +24,15 @@ class Messages:
     Args:
         generator: Where chance comes from.
         words: Texts that mean something to the daemon.
+
+    Attributes:
+        sensible: By field name, what a client would write there. Most fields are given that.
     """
 
     def __init__(self, generator: random.Random, words: Sequence[str]) -> None:
         self._generator = generator
         self._words = words
+        self.sensible: dict[str, Sequence[Any]] = {}
 
     def message(self, descriptor: Descriptor, depth: int = 4) -> Message:
         """Returns a message of a type."""
@@ -56,6 +61,8 @@ class Messages:
 
     def _scalar(self, field: FieldDescriptor) -> object:
         generator = self._generator
+        if field.name in self.sensible and generator.random() < 0.7:
+            return generator.choice(self.sensible[field.name])
         if field.cpp_type == _F.CPPTYPE_STRING:
             return generator.randbytes(generator.randrange(20)) if field.type == _F.TYPE_BYTES else self._text()
         if field.cpp_type == _F.CPPTYPE_BOOL:
@@ -82,8 +89,8 @@ class Messages:
 def mutated(data: bytes, generator: random.Random) -> bytes:
     """Returns bytes that are damaged in one of several ways, sometimes not at all."""
     changed = bytearray(data)
-    kind = generator.randrange(7)
-    if kind == 0 or not data:
+    kind = generator.randrange(11) - 4
+    if kind <= 0 or not data:
         return data
     if kind == 1:
         for _ in range(generator.randint(1, 4)):
