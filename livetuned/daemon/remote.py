@@ -24,6 +24,9 @@ from livetuned.transport.addresses import Address, AddressError, TcpAddress, Uni
 _PROBE_SECONDS = 0.5
 """How long one place may take to accept a connection, in seconds."""
 
+_CONNECT_SECONDS = 5.0
+"""How long a daemon may take to answer at all, in seconds."""
+
 _OPTIONS: list[tuple[str, int]] = [
     # A daemon that is frozen or cut off is noticed within seconds; the ping has a time-out of its own.
     ("grpc.keepalive_time_ms", 10_000),
@@ -59,7 +62,7 @@ def backup_running(target: Path, endpoint: str | None, *, force: bool) -> tuple[
         check_target(target, force=force, way_out="; --force replaces it")
         address = _found(_places(os.environ, endpoint))
         with partial_file(target) as path, grpc.insecure_channel(str(address), options=_OPTIONS) as channel:
-            written = _received(admin_pb2_grpc.AdminServiceStub(channel), path, str(address))
+            written = _received(channel, path, str(address))
             return str(address), put(path, target, written, force=force)
 
 
@@ -121,33 +124,43 @@ def _probe(place: Address) -> None:
         socket.create_connection((place.host, place.port), _PROBE_SECONDS).close()
 
 
-def _received(stub: admin_pb2_grpc.AdminServiceStub, path: Path, where: str) -> Written:
+def _received(channel: grpc.Channel, path: Path, where: str) -> Written:
     """Writes what a daemon sends."""
-    call = stub.Backup(admin_pb2.BackupRequest())
-    jobs: list[Job] = []
     try:
-        begin = next(iter(call)).begin
-        notes = copy_note(begin.store_id, begin.revision, clock.wall_us())
-        records = _records(call, jobs)
-        written = write(path, begin.compacted_revision, records, lambda: jobs, notes)
+        # A call by itself would wait for a frozen daemon four times as long.
+        grpc.channel_ready_future(channel).result(_CONNECT_SECONDS)
+    except grpc.FutureTimeoutError as error:
+        raise KeepingError(ExitCode.UNREACHABLE, f"what listens at {where} does not answer as a livetuned") from error
+    call = admin_pb2_grpc.AdminServiceStub(channel).Backup(admin_pb2.BackupRequest())
+    try:
+        first = next(iter(call), None)
+        if first is None or first.WhichOneof("item") != "begin":
+            raise CopyError(f"what {where} sent does not begin as a backup does")
+        jobs: list[Job] = []
+        notes = copy_note(first.begin.store_id, first.begin.revision, clock.wall_us())
+        records = _records(call, first.begin, jobs)
+        return write(path, first.begin.compacted_revision, records, lambda: jobs, notes)
     except grpc.RpcError as error:
         raise _refusal(error, where) from error
     finally:
         call.cancel()
-    if written.revision != begin.revision:
-        raise CopyError(f"the daemon at {where} announced revision {begin.revision} and sent {written.revision}")
-    return written
 
 
-def _records(responses: Iterator[admin_pb2.BackupResponse], jobs: list[Job]) -> Iterator[Raw]:
+def _records(
+    responses: Iterator[admin_pb2.BackupResponse], begin: admin_pb2.BackupBegin, jobs: list[Job]
+) -> Iterator[Raw]:
     """Yields the records, and notes the jobs."""
+    last = begin.compacted_revision
     for response in responses:
         try:
             jobs += map(codec.decode_job, response.jobs.payloads)
         except ValueError as error:
-            raise CopyError(f"what came is no backup: {error}") from error
+            raise CopyError(f"what was sent can't be understood: {error}") from error
         for item in response.records.records:
             yield Raw(item.revision, item.time_us, item.job_id, item.kind, item.payload)
+            last = item.revision
+    if last != begin.revision:
+        raise CopyError(f"revision {begin.revision} was announced, and {last} was the last one sent")
 
 
 def _refusal(error: grpc.RpcError, where: str) -> KeepingError:
