@@ -88,8 +88,9 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             opening.job_token,
             opening.declared_store_id,
         )
-        if opening.latest_only or after < engine.compacted:
-            # The answers to the declarations carry every value and firing that counts.
+        if opening.latest_only or session.adopt or after < engine.compacted:
+            # The answers to the declarations carry every value and firing that counts. What another store once asked of
+            # the process must not move it, not even until its declarations are answered.
             after = engine.revision
         responses: _Responses = asyncio.Queue(_UNSENT)
         reports: _Reports = asyncio.Queue(_UNSENT)

@@ -26,6 +26,7 @@ from livetuned.store.findings import Examination
 from livetuned.store.interface import StoreDamagedError, StoreOpenError
 from livetuned.store.private import private_copy
 from livetuned.store.sqlite import SqliteStore
+from support import needs
 
 GOLDEN = Path(__file__).parent
 VERSIONS = sorted(int(path.stem[1:]) for path in GOLDEN.glob("v*.db"))
@@ -206,15 +207,23 @@ def test_control_a_migration_without_its_transaction_does_not(tmp_path: Path) ->
         assert intact(path)
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize("at", [1, 4, 13, *(pytest.param(at, marks=pytest.mark.slow) for at in range(2, 60))])
-def test_a_migration_killed_at_any_write_is_done_or_not_begun(at: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("pwrite64", 1),
+        ("pwrite64", 13),
+        ("fdatasync", 1),
+        *(pytest.param("pwrite64", at, marks=pytest.mark.slow) for at in range(2, 60)),
+        *(pytest.param(name, at, marks=pytest.mark.slow) for name in ("fdatasync", "unlink") for at in range(1, 4)),
+    ],
+)
+def test_a_migration_killed_at_any_system_call_is_done_or_not_begun(name: str, at: int, tmp_path: Path) -> None:
+    needs.strace()
     path = golden(1, tmp_path)
-    kill = f"inject=pwrite64,ftruncate,fdatasync,fsync,unlink:signal=KILL:when={at}"
+    kill = f"inject={name}:signal=KILL:when={at}"
     ended = migrate(path, 0, "whole", "strace", "-f", "-qq", "-o", "/dev/null", "-e", kill)
-    _, version = examined(path)
     assert ended.returncode in (0, -9), ended
-    assert version in (1, schema.SCHEMA_VERSION)
+    assert examined(path)[1] in (1, schema.SCHEMA_VERSION)
     assert expected(1) == asyncio.run(read(path))
     assert [] == examined(path)[0].failed
 

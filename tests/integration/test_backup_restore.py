@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -22,12 +23,18 @@ from livetuned.daemon import restoring
 from livetuned.daemon.keeping import KeepingError
 from livetuned.store.interface import StoreDamagedError
 from livetuned.store.private import file_beside
+from support import needs
 from support.daemon import Daemon, eventually
 from support.keeping import Story, command, contents, execute, livetuned, state_of
 from support.process import Process, float_spec
 
 TRAINING = Path(__file__).parent.parent / "support" / "training.py"
-ASIDE = "livetuned.db.replaced-*Z"
+
+
+def moved_aside(state: Path) -> list[Path]:
+    """The stores that restores moved aside, in their order."""
+    names = re.compile(r"livetuned\.db\.replaced-\d{8}T\d{6}Z(-\d)?")
+    return sorted(path for path in state.iterdir() if names.fullmatch(path.name))
 
 
 def change(daemon: Daemon, job: str, value: float, name: str = "lr") -> types_pb2.Change:
@@ -82,7 +89,7 @@ def test_the_daemon_is_as_it_was_at_the_backup(daemon: Daemon, tmp_path: Path) -
     old = contents(daemon.state)
     answer = livetuned("restore", backup, "--state", daemon.state, "--replace")
     assert 0 == answer.returncode, answer
-    (aside,) = daemon.state.glob(ASIDE)
+    (aside,) = moved_aside(daemon.state)
     assert f"the store that was there: {aside}" in answer.stdout
     now = contents(daemon.state)
     assert {aside.name: old["livetuned.db"], f"{aside.name}-head": old["livetuned.db-head"]}.items() <= now.items()
@@ -257,8 +264,8 @@ def kill_everywhere(tmp_path: Path, patch: pytest.MonkeyPatch) -> list[int]:
                 break
         restoring.restore(backup.path, state, aside=True)
         assert 3 == opens_to(path)
-        # The old one is there whole, under the first name that it was given.
-        assert 7 in [opens_to(aside) for aside in state.glob(ASIDE)]
+        # The old one is there whole.
+        assert 7 in [opens_to(aside) for aside in moved_aside(state)]
     return found
 
 
@@ -297,27 +304,28 @@ def test_control_the_log_left_behind_spoils_the_new_store(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_killed_by_kill_9_at_any_system_call_too(tmp_path: Path) -> None:
+    needs.strace()
     backup = make(tmp_path / "backup", 3)
     found = []
-    for call in range(1, 100):
-        state = tmp_path / f"state{call}"
-        path = crashed(state, 7)
-        kill = f"inject=/^(rename|link|unlink|fsync|ftruncate|pwrite).*:signal=KILL:when={call}"
-        restore = command("restore", backup.path, "--state", state, "--replace")
-        ended = subprocess.run(
-            ["strace", "-f", "-qq", "-o", "/dev/null", "-e", kill, *restore],
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, timeout=60,
-        )  # fmt: skip
-        assert ended.returncode in (0, -9), ended
-        found.append(opens_to(path))
-        assert found[-1] in (7, -1, 3)
-        if ended.returncode == 0:
-            break
-        restoring.restore(backup.path, state, aside=True)
-        assert 3 == opens_to(path)
-        assert 7 in [opens_to(aside) for aside in state.glob(ASIDE)]
+    # strace counts each system call by itself.
+    for name in ("rename", "linkat", "unlink", "unlinkat", "fsync", "ftruncate", "pwrite64"):
+        for number in range(1, 100):
+            state = tmp_path / f"{name}{number}"
+            path = crashed(state, 7)
+            restore = command("restore", backup.path, "--state", state, "--replace")
+            ended = subprocess.run(
+                ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={name}:signal=KILL:when={number}", *restore],
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, timeout=60,
+            )  # fmt: skip
+            assert ended.returncode in (0, -9), ended
+            found.append(opens_to(path))
+            assert found[-1] in (7, -1, 3)
+            if ended.returncode == 0:
+                break
+            restoring.restore(backup.path, state, aside=True)
+            assert 3 == opens_to(path)
+            assert 7 in [opens_to(aside) for aside in moved_aside(state)]
     assert {7, -1, 3} == set(found)
 
 
@@ -363,8 +371,8 @@ def desired(daemon: Daemon) -> float:
     return lr_of(daemon).desired.float_value
 
 
-def replaced_under_a_job(daemon: Daemon, tmp_path: Path) -> tuple[Training, float]:
-    """A job that uses 0.25 when a backup of when it used 0.5 is put under it; and what the daemon then holds."""
+def replaced_under_a_job(daemon: Daemon, tmp_path: Path) -> Training:
+    """A job that uses 0.25 when a backup of when it used 0.5 is put under it."""
     backup = tmp_path / "b.db"
     training = Training(daemon)
     training.expect(connected=True)
@@ -380,7 +388,7 @@ def replaced_under_a_job(daemon: Daemon, tmp_path: Path) -> tuple[Training, floa
     training.heard.clear()
     daemon.start()
     training.expect(connected=True)
-    return training, desired(daemon)
+    return training
 
 
 def applied(daemon: Daemon) -> float:
@@ -395,16 +403,27 @@ def lr_of(daemon: Daemon) -> types_pb2.Variable:
 
 
 def test_a_job_trains_on_with_its_values_when_an_older_backup_is_put_under_it(daemon: Daemon, tmp_path: Path) -> None:
-    training, held = replaced_under_a_job(daemon, tmp_path)
+    training = replaced_under_a_job(daemon, tmp_path)
     try:
         eventually(lambda: desired(daemon) == 0.25)
         assert training.process.poll() is None
         change(daemon, "vgg", 0.125)
         training.expect(lr=0.125)
-        print(training.heard)
-        with daemon.control() as control:
-            print(control.ListChanges(control_pb2.ListChangesRequest(job="jobs/vgg", page_size=100)))
         # It never went back to what the backup says.
         assert [0.125] == [said["lr"] for said in training.heard if "lr" in said]
+    finally:
+        training.close()
+
+
+def test_control_a_restored_store_that_passes_for_the_old_one_moves_the_job_back(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = everything(daemon)[0]
+    monkeypatch.setattr("livetuned.store.copy.secrets.token_hex", lambda _: identity)
+    training = replaced_under_a_job(daemon, tmp_path)
+    try:
+        if not any(said.get("lr") == 0.5 for said in training.heard):
+            training.expect(lr=0.5)
+        assert 0.5 == desired(daemon)
     finally:
         training.close()

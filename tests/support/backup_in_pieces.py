@@ -19,7 +19,7 @@ async def in_pieces(self: AdminService, request: Any, context: Any) -> AsyncIter
         if response.WhichOneof("item") != "jobs":
             yield response
     revision = self._engine.revision
-    while self._engine.revision == revision:
+    while self._engine.revision == revision:  # noqa: ASYNC110 - the engine has no bell for this
         await asyncio.sleep(0.01)
     for job in self._engine.jobs():
         yield admin_pb2.BackupResponse(jobs=admin_pb2.BackupJobs(payloads=[codec.encode_job(job)]))
