@@ -12,7 +12,7 @@ from importlib.metadata import version
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from livetuned.daemon.config import Config
-from livetuned.daemon.lifecycle import ExitCode, Stop
+from livetuned.daemon.lifecycle import ExitCode, Stop, quieten
 from livetuned.daemon.paths import DATABASE
 from livetuned.domain.errors import DomainError
 from livetuned.service.changes import Changes
@@ -49,6 +49,7 @@ async def run(config: Config, ready: Callable[[str], None]) -> ExitCode:
     Returns:
         Why it ended.
     """
+    quieten(asyncio.get_running_loop())
     gc.disable()  # recovery makes a million objects, and no garbage: a third of its time would go into looking for some
     try:
         store = _open_store(config)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from enum import IntEnum
+from typing import Any
+
+log = logging.getLogger("livetuned")
 
 
 class ExitCode(IntEnum):
@@ -26,6 +30,32 @@ class ExitCode(IntEnum):
     """A commit failed while running; opening the store anew tells what is true."""
     UNREACHABLE = 7
     """No daemon answers that could be backed up."""
+
+
+_ACCEPT_SECONDS = 10.0
+"""How often it is said that connections can't be accepted, in seconds."""
+
+
+def quieten(loop: asyncio.AbstractEventLoop) -> None:
+    """Keeps what strangers can cause out of the log, but for a line once in a while.
+
+    That there is no descriptor for a new connection is said every ten seconds, and not with each attempt.
+    """
+    said = 0.0
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal said
+        if isinstance(context.get("exception"), UnicodeDecodeError) and "never retrieved" in str(
+            context.get("message")
+        ):
+            return  # gRPC's loop that accepts calls, ended by a path that is no text: `Servers` says so, and mends it
+        if "accept() out of system resource" not in str(context.get("message")):
+            loop.default_exception_handler(context)
+        elif loop.time() - said > _ACCEPT_SECONDS:
+            said = loop.time()
+            log.error("new connections can't be accepted: %s; those that are open go on", context.get("exception"))
+
+    loop.set_exception_handler(handle)
 
 
 class Stop:

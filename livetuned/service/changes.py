@@ -152,7 +152,7 @@ class Changes:
             if wish.validate_only:
                 changed = wish.decide(job)
                 if changed is None:
-                    self._later(self._merged(job, wish), told)
+                    self._later(self._merged(name, wish), told)
                 else:
                     self._tell(Record(0, clock.wall_us(), name, changed), "validated", told)
                 return
@@ -169,7 +169,7 @@ class Changes:
         elif once.earlier:
             self._later(self._repeated(once), told)
         else:
-            self._later(self._merged(self.job(once.name), once.wish), told)
+            self._later(self._merged(once.name, once.wish), told)
 
     def refuse(self, error: Exception, told: Told) -> None:
         """Tells why a wish is not granted."""
@@ -227,7 +227,8 @@ class Changes:
             validate_only,
         )
 
-    async def _merged(self, job: Job, wish: Wish) -> tuple[Record, str]:
+    async def _merged(self, name: str, wish: Wish) -> tuple[Record, str]:
         """Returns the newest firing of the triggers named: what a firing that adds nothing is merged into."""
+        job = self.job(name)
         newest = max(job.triggers[name].revision for name in wish.triggers)
         return decide.find_change(job, newest, await self._engine.change(job, newest)), "merged"

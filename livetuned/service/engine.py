@@ -39,7 +39,7 @@ _VERIFY_PAUSE_SECONDS = 0.02
 
 
 class Answer(Protocol):
-    """Who is told what became of a decision; an `asyncio.Future` is one. Called on the event loop, at once."""
+    """Who is told what became of a decision; an `asyncio.Future` is one. Called on the event loop; must not raise."""
 
     def done(self) -> bool:
         """Tells whether nobody wants the answer any more: a decision not made yet is then dropped."""

@@ -27,15 +27,15 @@ class HeadMark:
         self.path = database.with_name(database.name + "-head")
         self._file: int | None = None
 
-    def read(self, store_id: str) -> int:
-        """Returns the revision noted for a store; 0 if there is none, of another store, or one that can't be read."""
+    def read(self, store_id: str = "") -> int:
+        """Returns the revision noted for a store (``""``: for any); 0 if there is none, or none that can be read."""
         try:
             found = _FORM.fullmatch(self.path.read_bytes())
         except OSError:
             return 0
         if found is None or int(found[3], 16) != crc32(b"%b %b" % (found[1], found[2])):
             return 0
-        return int(found[2]) if found[1].decode() == store_id else 0
+        return int(found[2]) if store_id in ("", found[1].decode()) else 0
 
     def write(self, store_id: str, revision: int) -> None:
         """Notes how far a store was acknowledged. A failure is no reason to stop: the mark only helps to notice."""

@@ -78,6 +78,7 @@ class SqliteStore(Store):
         self._last_change: dict[str, int] = {}
         self._mark = HeadMark(path)
         try:
+            self._check_not_emptied()
             self._connection = self._thread.submit(schema.connect, path, fsync=fsync).result()
             try:
                 self._thread.submit(self._recover, verified_at_open).result()
@@ -89,6 +90,15 @@ class SqliteStore(Store):
             raise
 
     # -- opening --
+
+    def _check_not_emptied(self) -> None:
+        """Refuses to begin a new store where one stood whose file was emptied or taken away."""
+        acknowledged = self._mark.read()
+        if acknowledged and not (self._path.exists() and self._path.stat().st_size):
+            raise StoreDamagedError(
+                f"{self._path} is empty or gone, and {acknowledged} records were acknowledged in it; "
+                f"to begin a new store on purpose, remove {self._mark.path.name}"
+            )
 
     def _recover(self, verified_at_open: int) -> None:
         """Reads where the store stands, and checks the end of the log and everything that stands for its beginning."""

@@ -77,6 +77,18 @@ def _timestamp(time_us: int) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=nanos)
 
 
+def time_from_wire(message: Timestamp) -> int:
+    """Returns a time in microseconds since the Unix epoch.
+
+    Raises:
+        DomainError: INVALID_REQUEST for what is no time.
+    """
+    try:
+        return message.ToMicroseconds()
+    except ValueError as error:
+        raise DomainError(Reason.INVALID_REQUEST, f"a time of the request is none: {error}", rule="a time") from error
+
+
 def value_to_wire(value: Value) -> types_pb2.Value:
     """Returns a value as its message."""
     message = types_pb2.Value()

@@ -207,8 +207,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
                 after=request.after_revision,
                 target=request.target_id,
                 actor=request.actor,
-                since_us=request.since_time.ToMicroseconds() if request.HasField("since_time") else None,
-                until_us=request.until_time.ToMicroseconds() if request.HasField("until_time") else None,
+                since_us=codec.time_from_wire(request.since_time) if request.HasField("since_time") else None,
+                until_us=codec.time_from_wire(request.until_time) if request.HasField("until_time") else None,
             ),
         )
         return control_pb2.ListChangesResponse(

@@ -91,10 +91,10 @@ class HttpServer:
                 request = await asyncio.wait_for(_request(connection, reader), REQUEST_SECONDS)
             except h11.RemoteProtocolError as error:
                 if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                    writer.write(
-                        _response(connection, text(error.error_status_hint, "not an HTTP request"), close=True)
-                    )
-                    await asyncio.wait_for(writer.drain(), REQUEST_SECONDS)
+                    refusal = text(error.error_status_hint, "not an HTTP request")
+                    with contextlib.suppress(h11.LocalProtocolError):  # to a HEAD with a body there is no right answer
+                        writer.write(_response(connection, refusal, close=True))
+                        await asyncio.wait_for(writer.drain(), REQUEST_SECONDS)
                 return
             if request is None:
                 return

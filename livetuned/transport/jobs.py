@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Responses = asyncio.Queue[job_pb2.SessionResponse | Exception | None]
 
+_Reports = asyncio.Queue[job_pb2.ApplyReport]
+
+_FULL_SECONDS = 1.0
+"""Pause before an acknowledgement is recorded again for which the disk had no room, in seconds."""
+
 _UNSENT = 64
 """Responses that may wait for a slow process, a count. A full queue holds back its own reader and cursor only."""
 
@@ -88,8 +93,10 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             # the process must not move it, not even until its declarations are answered.
             after = engine.revision
         responses: _Responses = asyncio.Queue(_UNSENT)
+        reports: _Reports = asyncio.Queue(_UNSENT)
         tasks = [
-            asyncio.create_task(_or_error(self._listen(session, request_iterator, responses), responses)),
+            asyncio.create_task(_or_error(self._listen(session, request_iterator, responses, reports), responses)),
+            asyncio.create_task(_or_error(self._record(session, reports, responses), responses)),
             asyncio.create_task(
                 _or_error(_tell(self._s.hub.cursor(after, session.job, urgent=True), responses), responses)
             ),
@@ -108,18 +115,24 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             self._s.sessions.close(session)
 
     async def _listen(
-        self, session: sessions.Session, requests: AsyncIterator[job_pb2.SessionRequest], responses: _Responses
+        self,
+        session: sessions.Session,
+        requests: AsyncIterator[job_pb2.SessionRequest],
+        responses: _Responses,
+        reports: _Reports,
     ) -> None:
         async for request in requests:
             kind = request.WhichOneof("message")
             if kind == "declare":
                 await responses.put(await self._declare(session, request.declare))
             elif kind == "apply":
-                await self._apply(session, request.apply, responses)
+                session.step = max(session.step, request.apply.step)
+                await reports.put(request.apply)
             elif kind == "progress":
                 session.step = max(session.step, request.progress.step)
             elif kind == "end":
                 ending = request.end
+                await reports.join()
                 await self._s.sessions.end(session, failed=ending.failed, message=ending.message, step=ending.step)
                 await responses.put(job_pb2.SessionResponse(end_recorded=job_pb2.EndRecorded()))
                 break
@@ -148,12 +161,23 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             )
         )
 
-    async def _apply(self, session: sessions.Session, report: job_pb2.ApplyReport, responses: _Responses) -> None:
+    async def _record(self, session: sessions.Session, reports: _Reports, responses: _Responses) -> None:
+        """Records what the process acknowledges, in order. A full disk holds it up, and not the rest of the session."""
+        while True:
+            report = await reports.get()
+            while not await self._apply(session, report, responses):  # noqa: ASYNC110 - none
+                await asyncio.sleep(_FULL_SECONDS)
+            reports.task_done()
+
+    async def _apply(self, session: sessions.Session, report: job_pb2.ApplyReport, responses: _Responses) -> bool:
+        """Records one acknowledgement; False if there is no room for it now."""
         try:
             outcomes = [codec.outcome_from_wire(item) for item in report.outcomes]
             await self._s.sessions.report_apply(session, report.change_revision, report.step, outcomes)
         except DomainError as error:
-            if error.reason in (Reason.NOT_REGISTERED, Reason.STORE_FULL, Reason.SHUTTING_DOWN):
+            if error.reason is Reason.STORE_FULL:
+                return False
+            if error.reason in (Reason.NOT_REGISTERED, Reason.SHUTTING_DOWN):
                 raise
             # A report that can't be kept would be repeated for ever if it ended the stream: it is noted, no more.
             log.warning("job %s: acknowledgement of %d not kept: %s", session.job, report.change_revision, error)
@@ -165,6 +189,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 )
             )
         )
+        return True
 
 
 async def _tell(cursor: Cursor, responses: _Responses) -> None:

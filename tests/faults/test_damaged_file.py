@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from livetuned.domain.records import Record
 from livetuned.domain.state import State
 from livetuned.store import codec
 from livetuned.store.interface import CompactedError, Store, StoreDamagedError, StoreOpenError
@@ -76,12 +77,21 @@ async def _folded(store: Store) -> object:
 
 
 async def _followed(store: Store, after: int) -> object:
-    seen = []
+    seen: list[Record] = []
+    caught_up = asyncio.get_running_loop().create_future()
+
+    def deliver(records: list[Record]) -> None:
+        seen.extend(records)
+        if seen[-1].revision >= store.head and not caught_up.done():
+            caught_up.set_result(None)
+
     if after < store.head:
-        async for batch in store.follow(after):
-            seen += batch
-            if seen[-1].revision >= store.head:
-                break
+        following = asyncio.ensure_future(store.follow(after, deliver))
+        await asyncio.wait((following, caught_up), return_when=asyncio.FIRST_COMPLETED)
+        if following.done():
+            following.result()  # the error that ended it
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
     return seen
 
 

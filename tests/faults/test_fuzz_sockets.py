@@ -14,11 +14,12 @@ import pytest
 
 from livetune.v1 import admin_pb2, control_pb2, job_pb2
 from support import fuzzing
-from support.calls import get_job, set_values
+from support.calls import set_request, set_values
 from support.daemon import Daemon, eventually
 from support.metrics import metric, page
 from support.plants import PlantedDaemon
 from support.process import Process, float_spec
+from support.programs import program
 from support.results import count, long_run, seed
 
 PORTS = ("--job-ports", "22170-22179")
@@ -43,6 +44,8 @@ METHODS = {
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
+LIFE = 100
+"""After so many cases the job that is fuzzed begins anew."""
 ANSWERS = 3
 """How many answers of a stream are read before it is cancelled."""
 
@@ -51,26 +54,58 @@ class Fuzzer:
     """Sends what a daemon must bear.
 
     Args:
-        daemon: Runs, and has a job ``vgg``.
+        daemon: Runs.
+        channel: To it, for the job that is fuzzed.
         chosen_seed: Where chance comes from.
     """
 
-    def __init__(self, daemon: Daemon, chosen_seed: int) -> None:
+    def __init__(self, daemon: Daemon, channel: grpc.Channel, chosen_seed: int) -> None:
         self.daemon = daemon
+        self._channel = channel
+        self._process: Process | None = None
         self.outcomes: Counter[str] = Counter()
         self.bad: list[str] = []
         self._generator = random.Random(chosen_seed)
         self._messages = fuzzing.Messages(self._generator, WORDS)
         self._kinds: list[Callable[[grpc.Channel], None]] = [self._method] * 4 + [self._http2, self._bytes, self._http]
-        self._addresses: list[str | tuple[str, int]] = [str(daemon.socket), ("127.0.0.1", get_job(daemon).port)]
+        self._addresses: list[str | tuple[str, int]] = [str(daemon.socket), str(daemon.socket)]
 
     def run(self, cases: int) -> None:
         """Sends so many cases."""
         # Not the SDK's options: what is sent here is nobody's fault but the test's.
         options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(self.daemon.target, options=options) as channel:
-            for _ in range(cases):
+            for number in range(cases):
+                if number % LIFE == 0:
+                    self._revive()
                 self._generator.choice(self._kinds)(channel)
+
+    def _revive(self) -> None:
+        """Gives the job that is fuzzed a new process: what was sent may have ended it, or taken its session."""
+        if self._process is not None:
+            self._process.close()
+        eventually(self._join, 30)
+        assert self._process is not None
+        assert self._process.registration is not None
+        self._addresses[1] = ("127.0.0.1", self._process.registration.port)
+        revision = self._process.registration.revision
+        self._messages.sensible = {
+            "job": ["jobs/vgg"], "name": ["jobs/vgg"], "variable_id": ["x"], "trigger_id": ["save"], "trigger_ids": ["save"],
+            "type": [1, 2, 3, 4], "float_value": [0.5, 7.0], "text": ["0.5", "nan", "1e999"], "rank": [0], "world_size": [1],
+            "instance_id": [self._process.instance_id], "job_token": [self._process.token], "page_size": [10],
+            "after_revision": [0, revision], "before_revision": [0, revision + 5], "revision": [revision + 2, revision + 3],
+            "change_revision": [revision + 2], "if_revision": [revision + 2], "request_id": ["r1", "r2"], "choices": ["a"],
+            "seconds": [0, 1_700_000_000], "nanos": [0, 5], "on_restart": [0, 1, 2], "scale": [0, 1, 2], "step": [7],
+        }  # fmt: skip
+
+    def _join(self) -> bool:
+        # The name may be held for a moment by whoever took it meanwhile.
+        self._process = Process(self._channel, "vgg")
+        with suppress(grpc.RpcError):
+            self._process.join()
+            self._process.declare(float_spec("x", 0.0, 0.0, 10.0), triggers=("save",))
+            return True
+        return False
 
     def _body(self, path: str) -> bytes:
         message = self._messages.message(METHODS[path].input_type)
@@ -129,7 +164,11 @@ class Fuzzer:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as connection:
             connection.settimeout(20)
-            connection.connect(address)
+            try:
+                connection.connect(address)
+            except ConnectionRefusedError:  # the port of a job that was ended by what went before
+                assert address == self._addresses[1], f"{address} is not served any more"
+                return
             # The daemon may close at any moment; that it never hangs is what the time-out is for.
             with suppress(BrokenPipeError, ConnectionResetError, OSError):
                 connection.sendall(data)
@@ -142,6 +181,11 @@ class Fuzzer:
                 pass
             except TimeoutError:
                 self.bad.append(f"not answered and not closed: {data!r}"[:500])
+
+    def close(self) -> None:
+        """Ends what is open."""
+        if self._process is not None:
+            self._process.close()
 
     def check(self) -> None:
         """Checks that nothing came of it."""
@@ -160,10 +204,7 @@ def fuzz(daemon: Daemon, cases: int, chosen_seed: int) -> Counter[str]:
     """Fuzzes a new daemon, and checks it and a job beside it. Returns how often what came of it."""
     daemon.start()
     with daemon.channel() as channel:
-        process = Process(channel, "vgg")
-        process.join()
-        process.declare(float_spec("x", 0.0), triggers=("save",))
-        fuzzer = Fuzzer(daemon, chosen_seed)
+        fuzzer = Fuzzer(daemon, channel, chosen_seed)
         fuzzer.run(cases)
         fuzzer.check()
         with daemon.channel() as other:
@@ -173,8 +214,39 @@ def fuzz(daemon: Daemon, cases: int, chosen_seed: int) -> Counter[str]:
             set_values(daemon, "beside", x=1.0)
             beside.apply(beside.expect("change").change, 1)
             beside.close()
-        process.close()
+        fuzzer.close()
     return fuzzer.outcomes
+
+
+def test_a_path_that_is_no_text_does_not_end_the_daemon(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    # grpc.aio 1.85 decodes the path of a call in the loop that accepts calls: an error there ends the server. Who is
+    # connected is cut off, and finds it again at once.
+    daemon = make_daemon(*PORTS).start()
+    with program("trainer.py", "vgg", log=tmp_path / "trainer.log", LIVETUNE_ENDPOINT=daemon.target) as job:
+        job.facts(lambda fact: fact["connected"])
+        for address in (str(daemon.socket), ("127.0.0.1", 22_170)):
+            with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as connection:
+                connection.settimeout(20)
+                connection.connect(address)
+                connection.sendall(
+                    fuzzing.PREFACE + fuzzing.plain_call("/livetune.v1.Control\xffService/ListJobs", b"")
+                )
+                with suppress(ConnectionError):
+                    while connection.recv(65_536):
+                        pass
+        eventually(lambda: daemon.log.count("was ended by what a client sent") == 2)
+
+        def answered() -> bool:
+            with suppress(grpc.RpcError), daemon.control() as control:
+                control.SetVariables(set_request("vgg", lr=0.25), timeout=5)
+                return True
+            return False
+
+        eventually(answered)
+        job.facts(lambda fact: fact["connected"] and fact["lr"] == 0.25, 30)
+        job.tell()
+        assert 0 == job.facts(lambda fact: "done" in fact)["errors"]
+    assert 0 == daemon.stop()
 
 
 def test_garbage_does_no_harm(make_daemon: Callable[..., Daemon]) -> None:

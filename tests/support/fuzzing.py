@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -23,11 +24,15 @@ class Messages:
     Args:
         generator: Where chance comes from.
         words: Texts that mean something to the daemon.
+
+    Attributes:
+        sensible: By field name, what a client would write there. Most fields are given that.
     """
 
     def __init__(self, generator: random.Random, words: Sequence[str]) -> None:
         self._generator = generator
         self._words = words
+        self.sensible: dict[str, Sequence[Any]] = {}
 
     def message(self, descriptor: Descriptor, depth: int = 4) -> Message:
         """Returns a message of a type."""
@@ -56,6 +61,8 @@ class Messages:
 
     def _scalar(self, field: FieldDescriptor) -> object:
         generator = self._generator
+        if field.name in self.sensible and generator.random() < 0.7:
+            return generator.choice(self.sensible[field.name])
         if field.cpp_type == _F.CPPTYPE_STRING:
             return generator.randbytes(generator.randrange(20)) if field.type == _F.TYPE_BYTES else self._text()
         if field.cpp_type == _F.CPPTYPE_BOOL:
@@ -82,8 +89,8 @@ class Messages:
 def mutated(data: bytes, generator: random.Random) -> bytes:
     """Returns bytes that are damaged in one of several ways, sometimes not at all."""
     changed = bytearray(data)
-    kind = generator.randrange(7)
-    if kind == 0 or not data:
+    kind = generator.randrange(11) - 4
+    if kind <= 0 or not data:
         return data
     if kind == 1:
         for _ in range(generator.randint(1, 4)):
@@ -118,6 +125,25 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 def _field(name: bytes, value: bytes) -> bytes:
     # A literal without indexing and without Huffman coding (RFC 7541, 6.2.2): what is sent is what is written here.
     return b"\0" + bytes([len(name)]) + name + bytes([min(len(value), 126)]) + value[:126]
+
+
+def plain_call(method: str, body: bytes) -> bytes:
+    """Returns what a client sends for one gRPC call after the preface. The method may hold any bytes, as Latin-1."""
+    headers = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", method.encode("latin-1")),
+        (b":authority", b"localhost"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    ]
+    return b"".join(
+        (
+            frame(_SETTINGS, 0, 0, b""),
+            frame(_HEADERS, _END_HEADERS, 1, b"".join(_field(*header) for header in headers)),
+            frame(_DATA, _END_STREAM, 1, struct.pack(">BI", 0, len(body)) + body),
+        )
+    )
 
 
 def call(method: str, body: bytes, generator: random.Random) -> bytes:

@@ -122,6 +122,33 @@ def bare_handler(_: str) -> None:
     interceptor.ErrorInterceptor.intercept_service = bare  # type: ignore[method-assign]
 
 
+def leaky_hub(value: str) -> None:
+    """The hub keeps every cursor that it ever gave, each with as many bytes as it may hold of a page of records."""
+    from livetuned.service.hub import Hub
+
+    cursor = Hub.cursor
+    kept: list[object] = []
+
+    def leaking(self: Hub, *arguments: Any, **options: Any) -> Any:
+        given = cursor(self, *arguments, **options)
+        kept.append((given, bytes(int(value))))
+        return given
+
+    Hub.cursor = leaking  # type: ignore[method-assign]
+
+
+def shared_store(_: str) -> None:
+    """The store's file is opened without holding it: two daemons may have it at once."""
+    import sqlite3
+
+    class Sharing(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            return super().execute(sql.replace("locking_mode = EXCLUSIVE", "locking_mode = NORMAL"), *parameters)
+
+    connect = sqlite3.connect
+    sqlite3.connect = lambda *arguments, **options: connect(*arguments, **{**options, "factory": Sharing})
+
+
 PLANTS: dict[str, Callable[[str], None]] = {
     "stall_seconds": stall_seconds,
     "tick_seconds": tick_seconds,
@@ -129,6 +156,8 @@ PLANTS: dict[str, Callable[[str], None]] = {
     "no_ping_timeout": no_ping_timeout,
     "queue_per_watcher": queue_per_watcher,
     "acknowledge_when_full": acknowledge_when_full,
+    "leaky_hub": leaky_hub,
+    "shared_store": shared_store,
     "bare_handler": bare_handler,
     "descriptor_per_change": descriptor_per_change,
     "ignore_failed_commits": ignore_failed_commits,
