@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from livetuned.domain.job import Job
-from livetuned.domain.records import Applied, Changed, Record
+from livetuned.domain.records import Applied, Changed, Record, Removed
 from livetuned.store import codec, schema
 from livetuned.store.interface import StoreError, StoreFullError
 
@@ -81,6 +81,9 @@ class Chain:
             before = self._changes.get(record.job, 0)
             self._changes[record.job] = record.revision
             return before
+        if isinstance(record.payload, Removed):
+            # A new job of the name begins a new history.
+            self._changes.pop(record.job, None)
         return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sqlite3
@@ -197,14 +198,13 @@ def _from_1(connection: sqlite3.Connection) -> None:
     create(connection, store_id)
     old = new = bytes.fromhex(store_id)
     last_change: dict[str, int] = {}
-    rows = connection.execute(
-        "SELECT revision, time_us, job, kind, subject, payload, checksum FROM log_1 ORDER BY revision"
-    )
-    for number, (revision, time_us, job, kind, subject, payload, checksum) in enumerate(rows.fetchall(), 1):
+    rows = connection.execute("SELECT revision, time_us, job, kind, payload, checksum FROM log_1 ORDER BY revision")
+    for number, (revision, time_us, job, kind, payload, checksum) in enumerate(rows.fetchall(), 1):
         old = codec.checksum_v1(old, revision, time_us, job, kind, payload)
         if revision != number or checksum != old:
             raise ValueError(f"record {number} is missing or does not keep its checksum")
-        link = subject
+        # Its own column was not covered by the checksum.
+        link = json.loads(payload)["change_revision"] if kind == "applied" else 0
         if kind == "changed":
             link, last_change[job] = last_change.get(job, 0), revision
         new = codec.checksum(new, revision, time_us, job, kind, link, payload)

@@ -237,3 +237,4 @@ def test_a_subject_that_schema_1_did_not_protect_is_found_and_put_right(tmp_path
     assert ["record 8 stands under change 7, and is of 6"] == [check.words for check in found.failed]
     keeping.diagnose(path, lambda _: None, save_to=tmp_path / "saved.db", keep="prefix")
     assert expected(1)["applies"] == asyncio.run(read(tmp_path / "saved.db"))["applies"]
+    assert expected(1) == asyncio.run(read(path))
