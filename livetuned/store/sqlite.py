@@ -405,20 +405,29 @@ class SqliteStore(Store):
         """
         newest = self._last_change.get(job, 0)
         if newest >= end:
-            first = max(self._origin, end - 1 - _WINDOW)
-            sql = "SELECT max(revision) FROM log WHERE revision > ? AND revision < ? AND job = ? AND kind = 'changed'"
-            newest = self._connection.execute(sql, (first, end, job)).fetchone()[0] or 0
-            if not newest:
-                return [], first + 1
+            following = self._line(end)
+            if following is not None and following[2:4] == (job, "changed"):
+                self._records([following], job)  # what it says of the change before it is what was written
+                newest = following[4]
+            else:
+                first = max(self._origin, end - 1 - _WINDOW)
+                window, _, _ = self._read(first, end - 1 - first, job)
+                newest = max((record.revision for record in window if isinstance(record.payload, Changed)), default=0)
+                if not newest:
+                    return [], first + 1
         rows: list[_Row] = []
         while newest > self._origin and len(rows) < min(limit, _WINDOW):
-            row: _Row | None = self._connection.execute(_LINES + "WHERE l.revision = ?", (newest,)).fetchone()
+            row = self._line(newest)
             if row is None or row[2:4] != (job, "changed") or row[4] >= newest:
                 raise ValueError(f"change {newest} of job {job!r} is missing")
             rows.append(row)
             newest = row[4]
         records = self._records(rows[::-1], job)
         return records, records[0].revision if records and newest > self._origin else 0
+
+    def _line(self, revision: int) -> _Row | None:
+        row: _Row | None = self._connection.execute(_LINES + "WHERE l.revision = ?", (revision,)).fetchone()
+        return row
 
     def _any_changes(self, end: int) -> tuple[list[Record], int]:
         """Returns the changes of all jobs in a window before a revision, and the window's begin."""
