@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from livetune.v1 import admin_pb2, admin_pb2_grpc, control_pb2, control_pb2_grpc, job_pb2, job_pb2_grpc
 from livetuned.domain import limits
+from livetuned.transport import core
 from livetuned.transport.addresses import Address, AddressError, TcpAddress, UnixAddress, prepare_socket
 from livetuned.transport.admin import AdminService
 from livetuned.transport.control import ControlService, Service
@@ -109,6 +110,7 @@ class Servers:
     """
 
     def __init__(self, service: Service) -> None:
+        core.guard()
         self._service = service
         self._serving: list[_Serving] = []
         self._sockets: list[Path] = []
