@@ -103,6 +103,9 @@ class SqliteStore(Store):
     def _recover(self, verified_at_open: int) -> None:
         """Reads where the store stands, and checks the end of the log and everything that stands for its beginning."""
         try:
+            # A key that its index has lost reads as if nothing had ever been noted under it.
+            if self._connection.execute("PRAGMA integrity_check('meta')").fetchone()[0] != "ok":
+                raise ValueError("the notes are damaged")
             self._store_id = self._meta("store_id")
             revision, checksum = self._meta("origin").split()
             self._origin, self._origin_checksum = int(revision), bytes.fromhex(checksum)
@@ -401,24 +404,38 @@ class SqliteStore(Store):
     def _changes(self, job: str, end: int, limit: int) -> tuple[list[Record], int]:
         """Returns changes of a job before a revision, and the revision before which to go on.
 
-        Each change names the one before it; the newest is found by going back through the log, unless it is known.
+        Each change names the one before it; the newest is named by the one that follows it, if that is where the page
+        ends, or it is found by going back through the log.
         """
         newest = self._last_change.get(job, 0)
         if newest >= end:
-            first = max(self._origin, end - 1 - _WINDOW)
-            sql = "SELECT max(revision) FROM log WHERE revision > ? AND revision < ? AND job = ? AND kind = 'changed'"
-            newest = self._connection.execute(sql, (first, end, job)).fetchone()[0] or 0
-            if not newest:
-                return [], first + 1
+            follows = self._row(end)
+            if follows is not None and follows[2:4] == (job, "changed"):
+                self._records([follows], job)
+                newest = follows[4]
+            else:
+                first = max(self._origin, end - 1 - _WINDOW)
+                sql = (
+                    "SELECT max(revision) FROM log WHERE revision > ? AND revision < ? AND job = ? AND kind = 'changed'"
+                )
+                newest = self._connection.execute(sql, (first, end, job)).fetchone()[0] or first
+                for _ in self._check_range(newest, end - 1):
+                    pass  # what is missing in between could be a change: that raises
+                if newest == first:
+                    return [], first + 1
         rows: list[_Row] = []
         while newest > self._origin and len(rows) < min(limit, _WINDOW):
-            row: _Row | None = self._connection.execute(_LINES + "WHERE l.revision = ?", (newest,)).fetchone()
+            row = self._row(newest)
             if row is None or row[2:4] != (job, "changed") or row[4] >= newest:
                 raise ValueError(f"change {newest} of job {job!r} is missing")
             rows.append(row)
             newest = row[4]
         records = self._records(rows[::-1], job)
         return records, records[0].revision if records and newest > self._origin else 0
+
+    def _row(self, revision: int) -> _Row | None:
+        row: _Row | None = self._connection.execute(_LINES + "WHERE l.revision = ?", (revision,)).fetchone()
+        return row
 
     def _any_changes(self, end: int) -> tuple[list[Record], int]:
         """Returns the changes of all jobs in a window before a revision, and the window's begin."""
