@@ -39,16 +39,14 @@ _ACCEPT_SECONDS = 10.0
 def quieten(loop: asyncio.AbstractEventLoop) -> None:
     """Keeps what strangers can cause out of the log, but for a line once in a while.
 
-    That there is no descriptor for a new connection is said every ten seconds, and not with each attempt.
+    That there is no descriptor for a new connection is said every ten seconds, and not with each attempt. gRPC's own
+    logger prints the bytes that it could not decode.
     """
+    logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
     said = 0.0
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         nonlocal said
-        if isinstance(context.get("exception"), UnicodeDecodeError) and "never retrieved" in str(
-            context.get("message")
-        ):
-            return  # gRPC's loop that accepts calls, ended by a path that is no text: `Servers` says so, and mends it
         if "accept() out of system resource" not in str(context.get("message")):
             loop.default_exception_handler(context)
         elif loop.time() - said > _ACCEPT_SECONDS:

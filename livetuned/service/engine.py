@@ -157,7 +157,16 @@ class Engine:
         self._spawn(self._verify(), "engine.verify")
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        self._tasks.append(asyncio.create_task(work, name=name))
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        # None of them ends by an error that was foreseen. A daemon that accepts requests and never answers is the worst
+        # of what may follow: it ends, and what is on disk is verified when it is started again.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("%s ended unexpectedly", task.get_name(), exc_info=error)
+            self._fail(error)
 
     async def submit(self, job: str, decide: Decide) -> Record | None:
         """Decides on the newest state of a job, commits, and returns when the record is durable and visible.

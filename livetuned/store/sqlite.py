@@ -103,6 +103,9 @@ class SqliteStore(Store):
     def _recover(self, verified_at_open: int) -> None:
         """Reads where the store stands, and checks the end of the log and everything that stands for its beginning."""
         try:
+            # A key that its index has lost reads as if nothing had ever been noted under it.
+            if self._connection.execute("PRAGMA integrity_check('meta')").fetchone()[0] != "ok":
+                raise ValueError("the notes are damaged")
             self._store_id = self._meta("store_id")
             revision, checksum = self._meta("origin").split()
             self._origin, self._origin_checksum = int(revision), bytes.fromhex(checksum)
@@ -401,7 +404,8 @@ class SqliteStore(Store):
     def _changes(self, job: str, end: int, limit: int) -> tuple[list[Record], int]:
         """Returns changes of a job before a revision, and the revision before which to go on.
 
-        Each change names the one before it; the newest is found by going back through the log, unless it is known.
+        Each change names the one before it; the newest is named by the one that follows it, if that is where the page
+        ends, or it is found by going back through the log.
         """
         newest = self._last_change.get(job, 0)
         if newest >= end:

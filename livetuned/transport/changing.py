@@ -221,6 +221,7 @@ class _Answers:
             self._there.clear()
             await self._there.wait()
         found, self._ready = self._ready, []
+        self._fewer.set()
         return found
 
     async def room(self) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,12 @@ from grpc_reflection.v1alpha import reflection
 
 from livetune.v1 import admin_pb2, admin_pb2_grpc, control_pb2, control_pb2_grpc, job_pb2, job_pb2_grpc
 from livetuned.domain import limits
+from livetuned.transport import core
 from livetuned.transport.addresses import Address, AddressError, TcpAddress, UnixAddress, prepare_socket
 from livetuned.transport.admin import AdminService
 from livetuned.transport.control import ControlService, Service
 from livetuned.transport.interceptor import ErrorInterceptor
 from livetuned.transport.jobs import JobService
-
-log = logging.getLogger(__name__)
 
 _NAMES = (
     control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name,
@@ -48,57 +45,10 @@ _OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-_AGAIN_SECONDS = 0.2
-"""How long after a complaint it is looked whether a server ended, and between attempts to start one, in seconds."""
-
-
-_GRPC_LOGGER = "grpc._cython.cygrpc"
-"""Where gRPC says that it could not decode what a client sent, with the bytes."""
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Serving:
     server: grpc.aio.Server
     servicer: health.aio.HealthServicer
-    target: str
-    """Where it answers."""
-    again: Callable[[], Awaitable[tuple[grpc.aio.Server, health.aio.HealthServicer]]]
-    """Makes it anew."""
-
-
-class _Complaints(logging.Filter):
-    """Keeps strangers' bytes out of the log, and tells that there were some."""
-
-    def __init__(self, tell: Callable[[], None]) -> None:
-        super().__init__()
-        self._tell = tell
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        self._tell()
-        return False
-
-
-async def _start(server: grpc.aio.Server, servicer: health.aio.HealthServicer) -> None:
-    await server.start()
-    for name in ("", *_NAMES):
-        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-
-
-async def _listens(target: str) -> bool:
-    """Tells whether somebody accepts connections.
-
-    By a plain socket: a gRPC channel of this very process to a server of it that is just ending takes the process down.
-    """
-    try:
-        if target.startswith("unix:"):
-            _, writer = await asyncio.open_unix_connection(target.removeprefix("unix:"))
-        else:
-            host, _, port = target.rpartition(":")
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 class Servers:
@@ -109,12 +59,10 @@ class Servers:
     """
 
     def __init__(self, service: Service) -> None:
+        core.guard()
         self._service = service
         self._serving: list[_Serving] = []
         self._sockets: list[Path] = []
-        self._complaints = _Complaints(self._suspect)
-        self._suspected = False
-        self._checking: asyncio.Future[None] | None = None
 
     def _build(self, scope: str) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
         server = grpc.aio.server(
@@ -136,19 +84,6 @@ class Servers:
         Raises:
             AddressError: One can't be had; then none is served.
         """
-        bound, server, servicer = await self._listen(addresses)
-        self._sockets = [address.path for address in bound if isinstance(address, UnixAddress)]
-
-        async def again() -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
-            return (await self._listen(bound))[1:]
-
-        self._serving.append(_Serving(server, servicer, str(bound[0]), again))
-        logging.getLogger(_GRPC_LOGGER).addFilter(self._complaints)
-        return bound
-
-    async def _listen(
-        self, addresses: list[Address]
-    ) -> tuple[list[Address], grpc.aio.Server, health.aio.HealthServicer]:
         server, servicer = self._build("")
         bound: list[Address] = []
         for address in addresses:
@@ -156,11 +91,12 @@ class Servers:
                 prepare_socket(address.path)
                 _bind(server, str(address))
                 address.path.chmod(0o600)
+                self._sockets.append(address.path)
                 bound.append(address)
             else:
                 bound.append(TcpAddress(address.host, _bind(server, str(address))))
-        await _start(server, servicer)
-        return bound, server, servicer
+        await self._start(server, servicer)
+        return bound
 
     async def listen_job(self, port: int, job: str) -> Callable[[], Awaitable[None]]:
         """Serves one job on a loopback port and returns what stops it.
@@ -168,49 +104,27 @@ class Servers:
         Raises:
             OSError: The port can't be had.
         """
-
-        async def serve() -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
-            server, servicer = self._build(job)
-            try:
-                _bind(server, target)
-            except AddressError as error:
-                raise OSError(str(error)) from error
-            await _start(server, servicer)
-            return server, servicer
-
-        target = f"127.0.0.1:{port}"
-        serving = _Serving(*await serve(), target, serve)
-        self._serving.append(serving)
+        server, servicer = self._build(job)
+        try:
+            _bind(server, f"127.0.0.1:{port}")
+        except AddressError as error:
+            raise OSError(str(error)) from error
+        serving = await self._start(server, servicer)
 
         async def stop() -> None:
-            self._serving.remove(serving)
-            await serving.server.stop(0.5)
+            if serving in self._serving:  # else all are being stopped already
+                self._serving.remove(serving)
+                await server.stop(0.5)
 
         return stop
 
-    def _suspect(self) -> None:
-        """Looks whether every server still listens, soon: gRPC complained of something that a client sent."""
-        self._suspected = True
-        if self._checking is None or self._checking.done():
-            self._checking = asyncio.ensure_future(self._check())
-
-    async def _check(self) -> None:
-        # gRPC 1.85 decodes the path of a call in the loop that accepts calls: one that is no text ends that loop, the
-        # server answers nobody any more, and any program that can connect can send one.
-        while self._suspected:
-            self._suspected = False
-            await asyncio.sleep(_AGAIN_SECONDS)  # until what is ending has ended
-            for serving in list(self._serving):
-                if await _listens(serving.target):
-                    continue
-                log.error("the gRPC server at %s was ended by what a client sent; it is started again", serving.target)
-                with suppress(UnicodeDecodeError):  # what ended it
-                    await serving.server.stop(None)
-                try:
-                    serving.server, serving.servicer = await serving.again()
-                except (OSError, AddressError) as error:
-                    log.critical("the gRPC server at %s can't be started again yet: %s", serving.target, error)
-                    self._suspected = True
+    async def _start(self, server: grpc.aio.Server, servicer: health.aio.HealthServicer) -> _Serving:
+        await server.start()
+        for name in ("", *_NAMES):
+            await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        serving = _Serving(server, servicer)
+        self._serving.append(serving)
+        return serving
 
     async def stop(self, grace: float) -> None:
         """Tells health checks, lets calls end for a while, then closes all servers.
@@ -218,9 +132,6 @@ class Servers:
         Args:
             grace: Seconds that calls under way are given.
         """
-        logging.getLogger(_GRPC_LOGGER).removeFilter(self._complaints)
-        if self._checking is not None:
-            self._checking.cancel()
         ending, self._serving = self._serving, []
         for serving in ending:
             await serving.servicer.enter_graceful_shutdown()
