@@ -316,7 +316,7 @@ def test_killed_by_kill_9_at_any_system_call_too(tmp_path: Path) -> None:
             restore = command("restore", backup.path, "--state", state, "--replace")
             ended = subprocess.run(
                 ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={name}:signal=KILL:when={number}", *restore],
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, timeout=60,
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(tmp_path)}, capture_output=True, timeout=60,
             )  # fmt: skip
             assert ended.returncode in (0, -9), ended
             found.append(opens_to(path))
