@@ -14,12 +14,11 @@ import pytest
 
 from livetune.v1 import admin_pb2, control_pb2, job_pb2
 from support import fuzzing
-from support.calls import set_request, set_values
+from support.calls import set_values
 from support.daemon import Daemon, eventually
 from support.metrics import metric, page
 from support.plants import PlantedDaemon
 from support.process import Process, float_spec
-from support.programs import program
 from support.results import count, long_run, seed
 
 PORTS = ("--job-ports", "22170-22179")
@@ -218,35 +217,17 @@ def fuzz(daemon: Daemon, cases: int, chosen_seed: int) -> Counter[str]:
     return fuzzer.outcomes
 
 
-def test_a_path_that_is_no_text_does_not_end_the_daemon(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    # grpc.aio 1.85 decodes the path of a call in the loop that accepts calls: an error there ends the server. Who is
-    # connected is cut off, and finds it again at once.
+def test_a_path_that_is_no_text_does_not_end_the_server(make_daemon: Callable[..., Daemon]) -> None:
+    # grpc.aio 1.85 decodes the path of an unknown method in the loop that accepts calls: an error there ends the server.
     daemon = make_daemon(*PORTS).start()
-    with program("trainer.py", "vgg", log=tmp_path / "trainer.log", LIVETUNE_ENDPOINT=daemon.target) as job:
-        job.facts(lambda fact: fact["connected"])
-        for address in (str(daemon.socket), ("127.0.0.1", 22_170)):
-            with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as connection:
-                connection.settimeout(20)
-                connection.connect(address)
-                connection.sendall(
-                    fuzzing.PREFACE + fuzzing.plain_call("/livetune.v1.Control\xffService/ListJobs", b"")
-                )
-                with suppress(ConnectionError):
-                    while connection.recv(65_536):
-                        pass
-        eventually(lambda: daemon.log.count("was ended by what a client sent") == 2)
-
-        def answered() -> bool:
-            with suppress(grpc.RpcError), daemon.control() as control:
-                control.SetVariables(set_request("vgg", lr=0.25), timeout=5)
-                return True
-            return False
-
-        eventually(answered)
-        job.facts(lambda fact: fact["connected"] and fact["lr"] == 0.25, 30)
-        job.tell()
-        assert 0 == job.facts(lambda fact: "done" in fact)["errors"]
-    assert 0 == daemon.stop()
+    with daemon.control() as control, socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(daemon.socket))
+        connection.sendall(fuzzing.PREFACE + fuzzing.plain_call("/livetune.v1.Control\xffService/ListJobs", b""))
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65_536):
+            pass
+        assert 0 == len(control.ListJobs(control_pb2.ListJobsRequest(), timeout=10).jobs)
 
 
 def test_garbage_does_no_harm(make_daemon: Callable[..., Daemon]) -> None:
