@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-COMMITS = {1: "31740a53f65a14187a938965edaa717f6911906c", 2: "c50dcb06905c6587c314b027bab6ce11416d9d8c"}
+COMMITS = {1: "31740a53f65a14187a938965edaa717f6911906c", 2: "6cf49e502bd6d6685fb0bebc3472bbf4cadbf496"}
 """Whose code wrote which schema."""
 STORE_ID = "1f2e3d4c5b6a79880f1e2d3c4b5a6978"
 BEGIN_US = 1_790_000_000_000_000
