@@ -31,6 +31,9 @@ _Row = tuple[int, int, str, str, int, str, bytes, bytes | None]
 VERIFIED_AT_OPEN = 50_000
 """How many of the newest records are checked before a store is served, a count; `verify` looks at the older ones."""
 
+_LOG_KEPT_BYTES = 256 * 1024 * 1024
+"""Largest write-ahead log that is put back when a damaged store is refused, in bytes; it is a few MB as a rule."""
+
 _PAGE = 1_000
 _WINDOW = 2_000
 """Most records that one turn of the thread looks at, a count: commits wait for it."""
@@ -77,6 +80,8 @@ class SqliteStore(Store):
         self._slow_until = 0.0
         self._last_change: dict[str, int] = {}
         self._mark = HeadMark(path)
+        self._log = path.with_name(path.name + "-wal")
+        log_before = self._read_log()
         try:
             self._check_not_emptied()
             self._connection = self._thread.submit(schema.connect, path, fsync=fsync).result()
@@ -85,11 +90,21 @@ class SqliteStore(Store):
             except BaseException:
                 self._thread.submit(self._connection.close).result()
                 raise
-        except BaseException:
+        except BaseException as error:
             self._thread.shutdown()
+            if isinstance(error, StoreDamagedError) and log_before:
+                # SQLite moved what it could read of its log into the file, and removed it: what it could not read is
+                # what somebody will want to look at. To replay the same log once more changes nothing.
+                self._log.write_bytes(log_before)
             raise
 
     # -- opening --
+
+    def _read_log(self) -> bytes:
+        try:
+            return self._log.read_bytes() if self._log.stat().st_size <= _LOG_KEPT_BYTES else b""
+        except OSError:
+            return b""
 
     def _check_not_emptied(self) -> None:
         """Refuses to begin a new store where one stood whose file was emptied or taken away."""
@@ -195,7 +210,7 @@ class SqliteStore(Store):
 
     @property
     def size_bytes(self) -> int:
-        files = (self._path, self._path.with_name(self._path.name + "-wal"))
+        files = (self._path, self._log)
         return sum(file.stat().st_size for file in files if file.exists())
 
     # -- writing --

@@ -126,6 +126,26 @@ def test_a_record_that_was_altered_is_noticed(tmp_path: Path, damage: str) -> No
         SqliteStore(path)
 
 
+def test_a_refused_store_keeps_its_log(tmp_path: Path) -> None:
+    async def crashed() -> None:
+        store = SqliteStore(tmp_path / "s.db")
+        for number in range(1, 20):
+            await store.append([draft(change(number))])
+        for name in ("s.db", "s.db-wal", "s.db-head"):  # as kill -9 leaves it
+            (tmp_path / name.replace("s.db", "crashed.db")).write_bytes((tmp_path / name).read_bytes())
+        await store.close()
+
+    asyncio.run(crashed())
+    log = tmp_path / "crashed.db-wal"
+    damaged = bytearray(log.read_bytes())
+    damaged[-100] ^= 1  # the last commit that was acknowledged
+    log.write_bytes(damaged)
+    for _ in range(2):
+        with pytest.raises(StoreDamagedError, match="records up to 19 were acknowledged"):
+            SqliteStore(tmp_path / "crashed.db")
+        assert damaged == log.read_bytes()
+
+
 def flips(path: Path, count: int, seed: int) -> dict[str, int]:
     """Flips one random bit at a time and tells how it went: noticed, harmless (same records), or wrong."""
     fill(path, 60)
