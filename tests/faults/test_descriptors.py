@@ -62,7 +62,9 @@ def exhaust(daemon: Daemon, job: Program, where: str) -> float:
         watch = control.Watch(control_pb2.WatchRequest(job="jobs/vgg"), timeout=120)
         next(watch)
         family, address = addresses(daemon)[where]
-        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (process.num_fds() + SPARE,) * 2)
+        # The soft limit only: the hard one could not be raised again in the next round.
+        _, most = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (process.num_fds() + SPARE, most))
         with flood(daemon, family, address):
             for lr in (0.2, 0.3):
                 revision = control.SetVariables(set_request("vgg", lr=lr), timeout=5).change.revision
