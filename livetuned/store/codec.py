@@ -35,6 +35,11 @@ CHECKSUM_BYTES = 16
 
 Raw = dict[str, Any]
 
+# A look into a dictionary takes a quarter of the time of an Enum's own, and a start makes 100,000 of them.
+_TYPES = {member.value: member for member in ValueType}
+_SCALES = {member.value: member for member in Scale}
+_POLICIES = {member.value: member for member in RestartPolicy}
+
 _write = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 _KINDS: Mapping[type[Payload], str] = {
@@ -279,15 +284,15 @@ def _trigger_to_raw(state: TriggerState) -> Raw:
 def _variable_spec(raw: Raw) -> VariableSpec:
     return VariableSpec(
         raw["name"],
-        ValueType(raw["type"]),
+        _TYPES[raw["type"]],
         raw["initial"],
         raw["minimum"],
         raw["maximum"],
         tuple(raw["choices"]),
-        Scale(raw["scale"]),
+        _SCALES[raw["scale"]],
         raw["unit"],
         raw["doc"],
-        RestartPolicy(raw.get("on_restart", "keep")),
+        _POLICIES[raw.get("on_restart", "keep")],
     )
 
 

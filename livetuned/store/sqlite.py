@@ -28,7 +28,7 @@ T = TypeVar("T")
 _Row = tuple[int, int, str, str, int, str, bytes, bytes | None]
 """A line of the log, and the checksum of the line before it, if that is there."""
 
-VERIFIED_AT_OPEN = 50_000
+VERIFIED_AT_OPEN = 20_000
 """How many of the newest records are checked before a store is served, a count; `verify` looks at the older ones."""
 
 _LOG_KEPT_BYTES = 256 * 1024 * 1024
