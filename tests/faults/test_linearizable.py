@@ -17,14 +17,18 @@ TRIES = 6
 
 def check_histories(folder: Path, histories: int, calls: int) -> None:
     first = first_seed()
-    operations = silent = changes = 0
+    operations = silent = changes = helped = 0
     for seed in range(first, first + histories):
         result = judge(folder / str(seed), Plan(seed, calls=calls))
         assert {} == result.found, f"LIVETUNE_SEED={seed}: {result}"
         operations += len(result.saw.operations)
         silent += sum(item.end == float("inf") for item in result.saw.operations)
         changes += len(result.saw.history or ())
-    print(f"{histories} histories, {operations} operations, {silent} without an answer, {changes} changes: 0 illegal")  # noqa: T201
+        helped += result.helped
+    print(  # noqa: T201
+        f"{histories} histories, {operations} operations, {silent} without an answer, {changes} changes: 0 illegal "
+        f"({helped} judged with the help of the daemon's history)"
+    )
 
 
 def test_concurrent_clients_see_one_order(tmp_path: Path) -> None:

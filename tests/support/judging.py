@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
 
 from livetune.v1 import types_pb2
 from support.daemon import Daemon
 from support.linearizability import check
-from support.load import VARIABLES, Load, Plan, Saw, new_values
+from support.load import VARIABLES, Load, Plan, Saw, new_values, old_values
 from support.operations import Kind, Operation, Outcome, check_revisions
 from support.process import Process, float_spec
 from support.watch_validators import Snapshot, validate
@@ -29,6 +30,8 @@ class Result:
     found: dict[str, list[str]]
     """Violations in words, by the check that found them: "order", "revisions", "history", "answers", "snapshots", or a
     validator of the watch."""
+    helped: bool
+    """Whether the search for an order had to be told by the daemon's history what became of calls without an answer."""
 
     def __str__(self) -> str:
         shown = [f"{name} ({len(words)}):\n" + "\n".join(words[:3]) for name, words in self.found.items()]
@@ -64,10 +67,16 @@ def judge(folder: Path, plan: Plan, *, bug: str = "") -> Result:
     ports = ("--job-ports", "22010-22029")
     daemon = PlantedDaemon(folder, *ports, bug=bug, seed=plan.seed) if bug else Daemon(folder, *ports)
     try:
-        return run(daemon, plan)
+        result = run(daemon, plan)
     finally:
         daemon.close()
         shutil.rmtree(folder)
+    if result.found and not bug:
+        # What the machine did between is in no seed: keep the history, to look at it again.
+        kept = folder.with_suffix(".pickle")
+        kept.write_bytes(pickle.dumps((result.saw.operations, result.saw.initial, result.saw.streams)))
+        print(f"kept in {kept}")  # noqa: T201
+    return result
 
 
 def run(daemon: Daemon, plan: Plan) -> Result:
@@ -82,9 +91,10 @@ def run(daemon: Daemon, plan: Plan) -> Result:
             process.close()
     saw = asyncio.run(Load(daemon, plan, jobs).run())
     verdict = check(saw.operations, saw.initial)
+    told = verdict if saw.history is None else check(_told(saw.operations, saw.history), saw.initial)
     found = {
         "answers": saw.wrong,
-        "order": [] if verdict.ok else [verdict.words],
+        "order": [one.words for one in (verdict, told) if not one.ok and (one.decided or not told.decided)],
         "revisions": check_revisions(saw.operations),
         # Nothing is compacted, and the store stays the same.
         "snapshots": [
@@ -94,7 +104,24 @@ def run(daemon: Daemon, plan: Plan) -> Result:
     if saw.history is not None:
         found["history"] = _check_history(saw.operations, saw.history)
         found |= validate(saw.streams, [event_of(change) for change in saw.history])
-    return Result(saw, {name: words for name, words in found.items() if words})
+    return Result(saw, {name: words for name, words in found.items() if words}, not verdict.decided)
+
+
+def _told(operations: Sequence[Operation], history: Sequence[types_pb2.Change]) -> list[Operation]:
+    """Returns the operations with what the history tells of those without an answer: done at any time, or not at all."""
+    end = 1.0 + max(item.end for item in operations if item.outcome is not Outcome.UNKNOWN)
+    changes = {change.reason: change for change in history}
+    told = []
+    for item in operations:
+        change = changes.get(item.tag)
+        if item.outcome is not Outcome.UNKNOWN:
+            told.append(item)
+        elif change is not None:
+            new, old = new_values(change), old_values(change)
+            told.append(
+                replace(item, end=end, outcome=Outcome.DONE, values=new, old=old, revision=change.revision)
+            )  # fmt: skip
+    return told
 
 
 def _check_history(operations: Sequence[Operation], history: Sequence[types_pb2.Change]) -> list[str]:

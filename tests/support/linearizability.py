@@ -7,7 +7,7 @@ change it was part of (which an undo needs). Variables that were never touched t
 Revisions make the search short. Changes whose revision is known can only follow one another in the order of revisions. A
 revision that some client saw and no change was answered with belongs to an operation without an answer. What leaves the
 state as it is (reads, refusals) is placed as soon as it fits: later is never better. So the search branches only over
-operations without an answer.
+operations without an answer. How many changes that nobody heard of fit between two revisions is not counted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from support.operations import Floors, Kind, Operation, Outcome, Seen, Value, until
-from support.registers import State, Step, after, lowest, misfit, places, shown, step_of, touched
+from support.operations import Kind, Operation, Seen, Value, until
+from support.registers import State, Step, after, group_at, lowest, misfit, places, shown, touched
+from support.timeline import Timeline
 
 _STATES = 20_000
 
@@ -116,50 +117,9 @@ class _Frame:
 class _Search:
     def __init__(self, operations: Sequence[Operation], names: Sequence[str], initial: Seen) -> None:
         self.names = list(names)
-        self.initial: State = tuple((*initial[name], None, 0) for name in names)
-        floors = Floors(operations)
-        place = {name: number for number, name in enumerate(names)}
-        steps = [step_of(item, place, initial, floors.before(item.call)) for item in operations]
-        changes = {item.source.revision: item for item in steps if item.source.is_change and item.end < math.inf}
-        self.unique = len(changes) == sum(item.source.is_change and item.end < math.inf for item in steps)
-        self.unknown = [item for item in steps if item.source.is_change and item.end == math.inf]
-        self.orphans = self._orphans(steps, changes)
-        self.timeline = sorted([*changes, *self.orphans])
-        self.changes = [changes.get(revision) for revision in self.timeline]
-        self.still = sorted((item for item in steps if not item.source.is_change and item.end < math.inf), key=_call)
-        self.change_ends = _minima([math.inf if item is None else item.end for item in self.changes])
-        self.still_ends = _minima([item.end for item in self.still])
-        self.writers: dict[tuple[int, Value], list[int]] = {}
-        for number, step in enumerate(self.unknown):
-            for pair in step.writes:
-                self.writers.setdefault(pair, []).append(number)
-        self.expected = self._expected()
-        # What they depend on is more than what they write, so they can't be moved past changes of other variables.
-        self.rooted = [number for number, step in enumerate(self.unknown) if step.touches != step.sets]
-
-    def _orphans(self, steps: list[Step], changes: Mapping[int, Step]) -> dict[int, dict[int, Value]]:
-        """Revisions that were seen and that no change was answered with, with what is known of them."""
-        declared = {revision for _, revision, _, _ in self.initial}
-        orphans: dict[int, dict[int, Value]] = {}
-        for step in steps:
-            for place, value, revision in step.seen:
-                if revision not in changes and revision not in declared:
-                    orphans.setdefault(revision, {})[place] = value
-            undoes = step.source.undoes
-            if undoes and step.source.outcome is Outcome.DONE and undoes not in changes:
-                orphans.setdefault(undoes, {}).update(step.old)
-        return orphans
-
-    def _expected(self) -> list[Mapping[int, Value]]:
-        """For each place of the timeline the values that the changes from there on say they replaced."""
-        expected: list[Mapping[int, Value]] = [{}]
-        for step in reversed(self.changes):
-            if step is None:  # what it replaced is not known, nor everything that it set
-                expected.append({})
-            else:
-                later = {place: value for place, value in expected[-1].items() if not step.sets >> place & 1}
-                expected.append({**later, **dict(step.old)})
-        return expected[::-1]
+        self.known = Timeline(operations, names, initial)
+        self.stuck = math.inf
+        """The first answer that it could not put in order."""
 
     def run(self, states: int) -> Verdict:
         verdict, deepest = self._run(states)
@@ -167,13 +127,13 @@ class _Search:
         return verdict
 
     def _run(self, states: int) -> tuple[Verdict, _Frame]:
-        start = _Frame(self.initial)
-        if not self.unique:
+        start = _Frame(self.known.initial)
+        if not self.known.unique:
             return Verdict(False, "two changes were answered with one revision"), start
-        declared = max(lowest(revision) for _, revision, _, _ in self.initial)
-        if self.timeline and self.timeline[0] <= declared:
-            return Verdict(False, f"revision {self.timeline[0]} is older than the beginning's {declared}"), start
-        budget = states + len(self.changes)
+        declared = max(lowest(revision) for _, revision, _, _ in self.known.initial)
+        if self.known.revisions and self.known.revisions[0] <= declared:
+            return Verdict(False, f"revision {self.known.revisions[0]} is older than the beginning's {declared}"), start
+        budget = states + len(self.known.changes)
         known: set[tuple[object, ...]] = set()
         stack = [self._settled(start)]
         deepest, depth = stack[0], -1
@@ -182,11 +142,13 @@ class _Search:
             reached = frame.changes + frame.arrived - len(frame.open)
             if reached > depth:
                 deepest, depth = frame, reached
-            if reached == len(self.changes) + len(self.still):
+            if reached == len(self.known.changes) + len(self.known.still):
                 return Verdict(True), frame
             following = next(frame.following, None)
             if following is None:
                 stack.pop()
+                continue
+            if self._is_dead(following):
                 continue
             following = self._settled(following)
             key = following.key()
@@ -201,9 +163,9 @@ class _Search:
     def _horizon(self, frame: _Frame) -> float:
         """Until when an operation may have been called to come next: the first answer of what is not in order yet."""
         return min(
-            self.change_ends[frame.changes],
-            self.still_ends[frame.arrived],
-            min((self.still[number].end for number in frame.open), default=math.inf),
+            self.known.change_ends[frame.changes],
+            self.known.still_ends[frame.arrived],
+            min((self.known.still[number].end for number in frame.open), default=math.inf),
         )
 
     def _settled(self, frame: _Frame) -> _Frame:
@@ -211,14 +173,14 @@ class _Search:
         while True:
             horizon = self._horizon(frame)
             waiting = list(frame.open)
-            while frame.arrived < len(self.still) and self.still[frame.arrived].call <= horizon:
+            while frame.arrived < len(self.known.still) and self.known.still[frame.arrived].call <= horizon:
                 waiting.append(frame.arrived)
                 frame.arrived += 1
             following = self._following_revision(frame)
-            fitting = [number for number in waiting if not misfit(frame.state, self.still[number], following)]
+            fitting = [number for number in waiting if not misfit(frame.state, self.known.still[number], following)]
             frame.open = tuple(number for number in waiting if number not in fitting)
             for number in fitting:
-                step = self.still[number]
+                step = self.known.still[number]
                 frame.placed.append(step)
                 if step.source.kind is not Kind.READ:
                     frame.due = tuple(bits for bits in frame.due if not bits & step.touches)
@@ -229,34 +191,64 @@ class _Search:
     def _following(self, frame: _Frame, horizon: float) -> Iterator[_Frame]:
         """What may come next: the change with the next revision; or a change without an answer that nobody saw."""
         following = self._following_revision(frame)
-        if frame.changes < len(self.changes):
-            step = self.changes[frame.changes]
+        if frame.changes < len(self.known.changes):
+            step = self.known.changes[frame.changes]
             if step is None:
-                yield from self._orphan(frame, horizon, self.timeline[frame.changes])
+                yield from self._orphan(frame, horizon, self.known.revisions[frame.changes])
             elif step.call <= horizon and all(bits & step.touches for bits in frame.due):
                 state = after(frame.state, step, step.source.revision)
                 if state is not None:
                     yield self._next(frame, step, state, changes=1)
         for number in self._ghosts(frame):
-            ghost = self.unknown[number]
+            ghost = self.known.unknown[number]
             # Wholly overwritten by another change that nobody saw either, a change would explain nothing.
             hidden = any(not bits & ~ghost.sets for bits in frame.due)
             if ghost.call <= horizon and not frame.used >> number & 1 and not hidden:
-                low = max(ghost.floor, *(lowest(frame.state[place][1]) for place in places(ghost.touches)))
+                low = self._earliest(frame.state, ghost)
                 state = after(frame.state, ghost, (low, following))
-                if state is not None and low + 1 < following and not self._ends_blind(frame, state, number):
+                if state is not None and low + 1 < following:
                     due = (*(bits for bits in frame.due if not bits & ghost.touches), ghost.touches)
                     yield self._next(frame, ghost, state, used=1 << number, due=due)
 
-    def _ends_blind(self, frame: _Frame, state: State, number: int) -> bool:
-        """Whether a change that nobody saw stands in the way of the next one, which replaced something else."""
-        for place, expected in self.expected[frame.changes].items():
-            value = state[place][0]
-            if value != expected and self.unknown[number].touches >> place & 1:
-                used = frame.used | 1 << number
-                if all(used >> other & 1 for other in self.writers.get((place, expected), ())):
-                    return True
+    def _earliest(self, state: State, ghost: Step) -> int:
+        """A revision that a change which nobody saw must be higher than.
+
+        It follows what its variables hold. And what it set was until then still as some read showed it.
+        """
+        sets = ghost.sets or group_at(state, ghost.source.undoes) or 0
+        return max(
+            ghost.floor,
+            *(lowest(state[place][1]) for place in places(ghost.touches)),
+            *(self.known.held.get((place, state[place][1]), 0) for place in places(sets)),
+        )
+
+    def _is_dead(self, frame: _Frame) -> bool:
+        """Whether a change to come says that it replaced what is not there, and that nothing can bring there any more."""
+        expected = self.known.expected[frame.changes]
+        step = self.known.changes[frame.changes] if expected else None
+        soon = 0 if step is None else step.sets
+        for place, value in expected.items():
+            cell = frame.state[place]
+            if cell[0] == value or any(
+                not frame.used >> number & 1 and cell[1:3] == (self.known.unknown[number].source.undoes, value)
+                for number in self.known.undoing
+            ):
+                continue
+            writers = self._unused(frame, place, value)
+            if soon >> place & 1:  # they must come now, and what else they set must not be in the way either
+                writers = [number for number in writers if self._may_come(frame, number, expected)]
+            if not writers:
+                return True
         return False
+
+    def _unused(self, frame: _Frame, place: int, value: Value) -> list[int]:
+        return [number for number in self.known.writers.get((place, value), ()) if not frame.used >> number & 1]
+
+    def _may_come(self, frame: _Frame, number: int, expected: Mapping[int, Value]) -> bool:
+        return all(
+            expected.get(place, value) == value or set(self._unused(frame, place, expected[place])) - {number}
+            for place, value in self.known.unknown[number].writes
+        )
 
     def _ghosts(self, frame: _Frame) -> Iterator[int]:
         """The changes without an answer and seen by nobody that may matter here; elsewhere they may as well be left out.
@@ -264,35 +256,39 @@ class _Search:
         One matters to the next change if that one replaced its value, or nobody knows what that one replaced; to a
         refusal that does not fit yet; or to another one that matters, which hides a part of it.
         """
-        step = self.changes[frame.changes] if frame.changes < len(self.changes) else None
-        matters = set(self.rooted)
+        step = self.known.changes[frame.changes] if frame.changes < len(self.known.changes) else None
+        matters = set(self.known.rooted)
         if step is not None:
-            matters.update(number for pair in step.old for number in self.writers.get(pair, ()))
-        elif frame.changes < len(self.changes):
-            matters.update(range(len(self.unknown)))
+            matters.update(number for pair in step.old for number in self.known.writers.get(pair, ()))
+        elif frame.changes < len(self.known.changes):
+            matters.update(range(len(self.known.unknown)))
         for number in frame.open:
-            still = self.still[number]
+            still = self.known.still[number]
             if still.source.kind is not Kind.READ:
-                matters.update(other for other, ghost in enumerate(self.unknown) if ghost.touches & still.touches)
+                matters.update(other for other, ghost in enumerate(self.known.unknown) if ghost.touches & still.touches)
         yield from sorted(matters)
-        bits = 0
-        for number in matters:
-            bits |= self.unknown[number].touches
-        if bits:
-            for number, ghost in enumerate(self.unknown):
-                if number not in matters and ghost.touches & bits:
-                    yield number
+        others = [number for number in range(len(self.known.unknown)) if number not in matters]
+        more = sorted(matters)
+        while more:
+            bits = 0
+            for number in more:
+                bits |= self.known.unknown[number].touches
+            more = [number for number in others if self.known.unknown[number].touches & bits]
+            others = [number for number in others if number not in more]
+            yield from more
 
     def _following_revision(self, frame: _Frame) -> float:
-        return self.timeline[frame.changes] if frame.changes < len(self.timeline) else math.inf
+        return self.known.revisions[frame.changes] if frame.changes < len(self.known.revisions) else math.inf
 
     def _orphan(self, frame: _Frame, horizon: float, revision: int) -> Iterator[_Frame]:
         """The changes without an answer that may be the one with this revision, which somebody saw."""
-        facts = self.orphans[revision].items()
-        for number, step in enumerate(self.unknown):
+        facts = self.known.orphans[revision].items()
+        for number, step in enumerate(self.known.unknown):
             if step.call > horizon or frame.used >> number & 1:
                 continue
-            if not all(bits & step.touches for bits in frame.due):
+            # What it wholly overwrites explains nothing, unless an undo brings it back.
+            hides = 0 if revision in self.known.undone else step.sets
+            if not all(bits & step.touches and bits & ~hides for bits in frame.due):
                 continue
             state = after(frame.state, step, revision)
             if state is not None and all(state[place][:2] == (value, revision) for place, value in facts):
@@ -320,26 +316,16 @@ class _Search:
         horizon = self._horizon(frame)
         following = self._following_revision(frame)
         for number in frame.open:
-            why = misfit(frame.state, self.still[number], following)
-            lines.append(f"  can't follow: {self.still[number].source} ({why})")
-        if frame.changes < len(self.changes):
-            step, revision = self.changes[frame.changes], self.timeline[frame.changes]
+            why = misfit(frame.state, self.known.still[number], following)
+            lines.append(f"  can't follow: {self.known.still[number].source} ({why})")
+        if frame.changes < len(self.known.changes):
+            step, revision = self.known.changes[frame.changes], self.known.revisions[frame.changes]
             if step is None:
-                facts = " ".join(f"{self.names[place]}={value}" for place, value in self.orphans[revision].items())
+                facts = " ".join(
+                    f"{self.names[place]}={value}" for place, value in self.known.orphans[revision].items()
+                )
                 lines.append(f"  can't follow: revision {revision} ({facts}), which no client's call explains")
             else:
                 why = "something else was answered before it was called" if step.call > horizon else "not in this state"
                 lines.append(f"  can't follow: {step.source} ({why})")
         return "\n".join(lines)
-
-
-def _call(step: Step) -> float:
-    return step.call
-
-
-def _minima(ends: list[float]) -> list[float]:
-    """For each place the least value from there to the end, and infinity after it."""
-    minima = [math.inf]
-    for end in reversed(ends):
-        minima.append(min(end, minima[-1]))
-    return minima[::-1]

@@ -60,6 +60,11 @@ def new_values(change: types_pb2.Change) -> dict[str, Value]:
     return {item.variable_id: item.new_value.float_value for item in change.assignments}
 
 
+def old_values(change: types_pb2.Change) -> dict[str, Value]:
+    """Returns what a change says it replaced."""
+    return {item.variable_id: item.old_value.float_value for item in change.assignments}
+
+
 class Load:
     """Clients and watchers, let loose on a daemon.
 
@@ -186,8 +191,7 @@ class Load:
         if wish.kind is Kind.READ:
             seen = {item.spec.variable_id: (item.desired.float_value, item.revision) for item in answer.job.variables}
             return replace(wish, end=end, outcome=Outcome.DONE, seen=seen, revision=answer.revision)
-        new = new_values(answer.change)
-        old = {item.variable_id: item.old_value.float_value for item in answer.change.assignments}
+        new, old = new_values(answer.change), old_values(answer.change)
         done = replace(wish, end=end, outcome=Outcome.DONE, revision=answer.change.revision, old=old)
         if wish.kind is Kind.UNDO:
             return replace(done, values=new)

@@ -8,14 +8,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from types import MappingProxyType
 from typing import TypeAlias
 
 Value: TypeAlias = "float | int | bool | str"
 Seen: TypeAlias = "Mapping[str, tuple[Value, int]]"
 """Values by name of the variable, each with the revision of the record that set it."""
-
-_NOTHING: Mapping[str, Value] = MappingProxyType({})
 
 
 class Kind(Enum):
@@ -47,7 +44,7 @@ class Operation:
     end: float = math.inf
     """When it was answered; infinite for an operation without an answer."""
     outcome: Outcome = Outcome.UNKNOWN
-    values: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
+    values: Mapping[str, Value] = field(default_factory=dict)
     """SET: what was asked for. UNDO that was done: what was restored."""
     guards: Mapping[str, int] = field(default_factory=dict)
     """SET: only if the variable was not changed after the revision."""
@@ -57,7 +54,7 @@ class Operation:
     """UNDO: revision of the change to undo: one that the client was answered with or has read."""
     revision: int = 0
     """DONE: the change's revision; of a READ the store's revision that it shows, 0 if it tells none."""
-    old: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
+    old: Mapping[str, Value] = field(default_factory=dict)
     """A change that was done: the values that it says it replaced."""
     seen: Seen = field(default_factory=dict)
     """READ: what it showed."""
@@ -100,8 +97,8 @@ def until(operations: Sequence[Operation], time: float) -> list[Operation]:
         item
         if item.end <= time
         else replace(
-            item, end=math.inf, outcome=Outcome.UNKNOWN, revision=0, old=_NOTHING, seen={},
-            values=item.values if item.kind is Kind.SET else _NOTHING,
+            item, end=math.inf, outcome=Outcome.UNKNOWN, revision=0, old={}, seen={},
+            values=item.values if item.kind is Kind.SET else {},
         )
         for item in operations
         if item.call <= time

@@ -135,6 +135,12 @@ class _Client:
     number: int
     shown: dict[str, Seen] = field(default_factory=dict)
     mine: list[tuple[str, int]] = field(default_factory=list)
+    calls: int = 0
+    waits: bool = False
+    wish: Operation | None = None
+    """What it waits for."""
+    undone: bool = False
+    """Whether the store has still to do it."""
 
 
 class _Simulation:
@@ -149,6 +155,7 @@ class _Simulation:
         bug: str,
         silent: float,
         values: int,
+        kills: int,
     ) -> None:
         self.random = random
         self.silent = silent
@@ -162,10 +169,11 @@ class _Simulation:
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.operations: list[Operation] = []
         self.initial = {job: self.store.seen(job) for job in jobs}
-        for number in range(clients):
-            self.later(random.random(), partial(self.call, _Client(number)))
-        for _ in range(3):
-            self.later(random.uniform(0, 2.5 * calls / clients), self.store.crash)
+        self.clients = [_Client(number) for number in range(clients)]
+        for client in self.clients:
+            self.later(random.random(), partial(self.call, client))
+        for _ in range(kills):
+            self.later(random.uniform(0, 2.5 * calls / clients), self.kill)
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         self.number += 1
@@ -180,6 +188,19 @@ class _Simulation:
             self.operations.append(replace(last, end=self.now + 2))
         return Run(self.operations, self.initial, self.store.truth)
 
+    def kill(self) -> None:
+        """All who wait get no answer; of what they wait for some was done, and some never will be."""
+        self.store.crash()
+        for client in self.clients:
+            if client.waits:
+                assert client.wish is not None
+                if client.undone and self.random.random() < 0.7:
+                    self.store.perform(client.wish)
+                client.calls += 1
+                client.waits = False
+                self.operations.append(client.wish)
+                self.later(1, partial(self.call, client))
+
     def call(self, client: _Client) -> None:
         if self.calls <= 0:
             return
@@ -192,18 +213,25 @@ class _Simulation:
                 self.later(self.random.expovariate(0.2), lambda: self.unheard(wish))
             self.later(5, lambda: self.call(client))
         else:
-            self.later(self.random.expovariate(1), lambda: self.effect(client, wish, drawn))
+            client.wish, client.waits, client.undone = wish, True, True
+            client.calls += 1
+            self.later(self.random.expovariate(1), partial(self.effect, client, client.calls, drawn))
 
     def unheard(self, wish: Operation, *, again: bool = True) -> None:
         self.store.perform(wish)
         if self.bug == "applied_twice" and again:
             self.later(self.random.expovariate(0.5), lambda: self.unheard(wish, again=False))
 
-    def effect(self, client: _Client, wish: Operation, drawn: int) -> None:
-        done = self.store.perform(wish, drawn if wish.kind is Kind.SET else 0)
-        self.later(self.random.expovariate(1), lambda: self.answer(client, done))
+    def effect(self, client: _Client, call: int, drawn: int) -> None:
+        if client.calls == call and client.wish is not None:
+            done = self.store.perform(client.wish, drawn if client.wish.kind is Kind.SET else 0)
+            client.undone = False
+            self.later(self.random.expovariate(1), partial(self.answer, client, call, done))
 
-    def answer(self, client: _Client, done: Operation) -> None:
+    def answer(self, client: _Client, call: int, done: Operation) -> None:
+        if client.calls != call:
+            return
+        client.waits = False
         self.operations.append(replace(done, end=self.now))
         if done.kind is Kind.READ:
             client.shown[done.job] = done.seen
@@ -220,8 +248,9 @@ class _Simulation:
         shown, kind = client.shown.get(job), random.random()
         if kind < 0.25 or shown is None:
             return replace(wish, kind=Kind.READ)
-        if kind < 0.32 and client.mine:
-            undone_job, revision = random.choice(client.mine[-3:])
+        if kind < 0.32:
+            told = [(job, revision) for _, revision in shown.values()] + client.mine[-2:]
+            undone_job, revision = random.choice(told)
             return replace(wish, kind=Kind.UNDO, job=undone_job, undoes=revision)
         names = random.sample(self.jobs[job], min(len(self.jobs[job]), random.choice((1, 1, 2, 3))))
         self.number += 1
@@ -242,6 +271,7 @@ def simulate(
     bug: str = "",
     silent: float = 0.04,
     values: int = 0,
+    kills: int = 3,
 ) -> Run:
     """Lets clients loose on a store and returns what they saw.
 
@@ -253,9 +283,10 @@ def simulate(
         bug: One of `STORE_BUGS`, or ``""``.
         silent: The share of calls that get no answer.
         values: The highest value that is set; 0 gives every change a value of its own.
+        kills: How often all who wait get no answer.
     """
     names = tuple("abcdefgh"[:variables])
-    return _Simulation(random, clients, calls, {"one": names, "two": names}, bug, silent, values).run()
+    return _Simulation(random, clients, calls, {"one": names, "two": names}, bug, silent, values, kills).run()
 
 
 def follow(random: Random, truth: list[Event], job: str = "", *, bug: str = "") -> Stream:
