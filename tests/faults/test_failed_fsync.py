@@ -103,6 +103,6 @@ def test_no_failed_call_is_acknowledged(tmp_path: Path) -> None:
             results = list(pool.map(one, range(calls)))
         figures.update({took_it: results.count(took_it) for took_it in sorted(set(results))})
         synced = results[10 * 4 : WRITES * 4 : 4]
-        # An fsync of SQLite's own, as it moves its log into the file, may fail without harm: the log is still there.
+        # Not every nth call is reached: commits come from two threads, which strace counts each by itself.
         assert {"fdatasync EIO: ended"} <= set(synced) <= {"fdatasync EIO: ended", "fdatasync EIO: went on"}
         assert synced.count("fdatasync EIO: ended") > 3 * synced.count("fdatasync EIO: went on")
