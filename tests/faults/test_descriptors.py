@@ -121,8 +121,8 @@ def test_without_descriptors_what_is_connected_goes_on(tmp_path: Path) -> None:
         daemon.close()
 
 
-def test_control_a_descriptor_for_each_change_is_missed(tmp_path: Path) -> None:
-    daemon = PlantedDaemon(tmp_path, ["descriptor_per_change"], *PORTS)
+def test_control_descriptors_for_each_change_are_missed(tmp_path: Path) -> None:
+    daemon = PlantedDaemon(tmp_path, [f"descriptors_per_change={SPARE // 2}"], *PORTS)
     try:
         with pytest.raises(grpc.RpcError):
             exhaust_often(daemon, tmp_path, rounds=1, chosen_seed=seed(81))

@@ -94,14 +94,22 @@ def ignore_failed_commits(_: str) -> None:
     SqliteStore._roll_back = ignore  # type: ignore[assignment]
 
 
-def descriptor_per_change(_: str) -> None:
-    """Each commit opens a file: where no descriptor is left, changes fail."""
+def descriptors_per_change(value: str) -> None:
+    """Each commit opens so many files: where no descriptor is left, changes fail.
+
+    More than one: gRPC gives a connection up that it could not serve, and tries again after a second; until then one
+    descriptor is free in a process that has none.
+    """
+    from contextlib import ExitStack
+
     from livetuned.store.sqlite import SqliteStore
 
     append = SqliteStore._append
 
     def opening(self: SqliteStore, drafts: Sequence[Draft]) -> list[Record]:
-        with self._path.open("rb"):
+        with ExitStack() as files:
+            for _ in range(int(value)):
+                files.enter_context(self._path.open("rb"))
             return append(self, drafts)
 
     SqliteStore._append = opening  # type: ignore[method-assign]
@@ -159,7 +167,7 @@ PLANTS: dict[str, Callable[[str], None]] = {
     "leaky_hub": leaky_hub,
     "shared_store": shared_store,
     "bare_handler": bare_handler,
-    "descriptor_per_change": descriptor_per_change,
+    "descriptors_per_change": descriptors_per_change,
     "ignore_failed_commits": ignore_failed_commits,
 }
 
