@@ -29,11 +29,22 @@ JOB = "jobs/bench"
 UNSUPPORTED = "UNIMPLEMENTED"
 
 
-def update(number: int, slot: int) -> control_pb2.SetVariablesRequest:
-    """A change of one of the 100 variables, with a request id as ltctl sends: a retry would be harmless."""
-    request = control_pb2.SetVariablesRequest(job=JOB, request_id=f"{os.getpid()}-{number}")
-    item = request.updates.add(variable_id=f"v{slot}")
+PID = os.getpid()
+
+
+def fill(request: control_pb2.SetVariablesRequest, number: int, slot: int) -> None:
+    """Writes a change of one of the 100 variables, with a request id as ltctl sends: a retry would be harmless."""
+    request.job = JOB
+    request.request_id = f"{PID}-{number}"
+    item = request.updates.add()
+    item.variable_id = f"v{slot}"
     item.value.float_value = number * 1e-6
+
+
+def update(number: int, slot: int) -> control_pb2.SetVariablesRequest:
+    """The change in a message of its own."""
+    request = control_pb2.SetVariablesRequest()
+    fill(request, number, slot)
     return request
 
 
@@ -170,22 +181,43 @@ class Batched(Way):
 
 
 class LivetunedStream(Batched):
-    """`StreamChanges`: one stream, a message for all that waits, answers by tag."""
+    """`StreamChanges`: one stream, a message for all that waits, answers by tag.
+
+    Changes made one after the other have a stream of their own, on which each is written and its answer read.
+    """
 
     async def open(self) -> None:
         await super().open()
         stub = control_pb2_grpc.ControlServiceStub(grpc.aio.insecure_channel(self.target, CHANNEL_OPTIONS))
+        self._one_by_one: Any = stub.StreamChanges()
         self._stream: Any = stub.StreamChanges()
         self._tag = 0
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._reader = asyncio.create_task(self._receive())
+
+    async def sequential(self, numbers: range) -> list[int]:
+        times = []
+        for number in numbers:
+            begun = time.perf_counter_ns()
+            message = control_pb2.StreamChangesRequest()
+            change = message.changes.add()
+            change.tag = number
+            fill(change.set, number, number % 64)
+            await self._one_by_one.write(message)
+            (answer,) = (await self._one_by_one.read()).answers
+            if answer.tag != number or answer.HasField("error"):
+                raise RuntimeError(f"change {number} is answered by {answer}")
+            times.append(time.perf_counter_ns() - begun)
+        return times
 
     async def send(self, batch: list[tuple[int, int, asyncio.Future[None]]]) -> None:
         message = control_pb2.StreamChangesRequest()
         for number, slot, answer in batch:
             self._tag += 1
             self._answers[self._tag] = answer
-            message.changes.add(tag=self._tag, set=update(number, slot))
+            change = message.changes.add()
+            change.tag = self._tag
+            fill(change.set, number, slot)
         await self._stream.write(message)
 
     async def _receive(self) -> None:

@@ -214,7 +214,10 @@ def _declared(job: Job, record: Record, payload: Declared) -> Job:
 
 
 def _changed(job: Job, record: Record, payload: Changed) -> Job:
-    variables, triggers, requests = dict(job.variables), dict(job.triggers), job.requests
+    # What a change does not touch is shared with the state before it.
+    variables = dict(job.variables) if payload.assignments else {}
+    triggers = dict(job.triggers) if payload.firings else {}
+    requests = job.requests
     for assignment in payload.assignments:
         known = variables[assignment.variable]
         # Written out: `dataclasses.replace` is a third of what a change costs.
@@ -245,8 +248,8 @@ def _changed(job: Job, record: Record, payload: Changed) -> Job:
         job.run_revision,
         record.revision,
         job.ranks,
-        variables,
-        triggers,
+        variables or job.variables,
+        triggers or job.triggers,
         requests,
         record.revision,
         job.ended,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from livetuned.domain import limits
 from livetuned.domain.errors import DomainError, Reason
@@ -74,6 +75,7 @@ def trigger_resource(job: str, trigger: str) -> str:
     return f"jobs/{job}/triggers/{trigger}"
 
 
+@lru_cache(maxsize=1_000)
 def parse_job_resource(resource: str) -> str:
     """Returns the job's name out of ``jobs/{job}``.
 

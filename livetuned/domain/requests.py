@@ -1,55 +1,59 @@
-"""The request ids that a job remembers: immutable, and cheap to make anew with one id more."""
+"""The request ids that a job remembers: immutable, and made anew with one id more in constant time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from itertools import islice
 
 from livetuned.domain import limits
 
-_RECENT = 32
-"""How many of the newest ids are copied with each change; the others are shared, and copied once in so many changes."""
-
-_NONE: Mapping[str, int] = {}
+_SURPLUS = 256
+"""How many ids more than must be remembered are kept before the oldest are dropped: dropping copies the others."""
 
 
 class Requests:
     """Request ids with the revisions of their changes, oldest first; the newest `limits.REQUEST_IDS_PER_JOB` at least.
 
+    Those that follow each other share one dictionary, which only grows; each knows how many of its entries, and up to
+    which revision, are its own. What a commit that failed has left in it is not seen: whoever goes on from the state
+    before takes that one's entries into a new dictionary first.
+
     Args:
-        older: Ids that are shared with the states before.
-        recent: The newest ids.
+        revisions: By id, in rising order of revisions. Not to be touched afterwards.
     """
 
-    __slots__ = ("_older", "_recent")
+    __slots__ = ("_count", "_last", "_shared")
 
-    def __init__(self, older: Mapping[str, int] = _NONE, recent: Mapping[str, int] = _NONE) -> None:
-        self._older = older
-        self._recent = recent
+    def __init__(self, revisions: dict[str, int] | None = None) -> None:
+        self._shared = {} if revisions is None else revisions
+        self._count = len(self._shared)
+        self._last = next(reversed(self._shared.values()), 0)
 
     def get(self, request_id: str) -> int:
         """Returns the revision of the change made under an id, 0 for none."""
-        return self._recent.get(request_id) or self._older.get(request_id, 0)
+        revision = self._shared.get(request_id, 0)
+        return revision if revision <= self._last else 0
 
     def remembering(self, request_id: str, revision: int) -> Requests:
-        """Returns the same ids and one more."""
-        recent = {**self._recent, request_id: revision}
-        if len(recent) <= _RECENT:
-            return Requests(self._older, recent)
-        older = {**self._older, **recent}
-        for surplus in list(older)[: max(0, len(older) - limits.REQUEST_IDS_PER_JOB)]:
-            del older[surplus]
-        return Requests(older, _NONE)
+        """Returns the same ids and one more, made at a later revision than any of them."""
+        shared, count = self._shared, self._count
+        if count != len(shared) or count >= limits.REQUEST_IDS_PER_JOB + _SURPLUS or request_id in shared:
+            kept = dict(islice(self.items(), max(0, count - limits.REQUEST_IDS_PER_JOB + 1), None))
+            kept.pop(request_id, None)
+            kept[request_id] = revision
+            return Requests(kept)
+        shared[request_id] = revision
+        return Requests(shared)
 
     def items(self) -> Iterator[tuple[str, int]]:
-        """Yields ids and revisions, oldest first."""
-        yield from self._older.items()
-        yield from self._recent.items()
+        """Yields ids and revisions, oldest first. Others may be added in another thread meanwhile."""
+        return islice(self._shared.copy().items(), self._count)  # a copy is made in one step
 
     def __len__(self) -> int:
-        return len(self._older) + len(self._recent)
+        return self._count
 
     def __contains__(self, request_id: object) -> bool:
-        return request_id in self._recent or request_id in self._older
+        return isinstance(request_id, str) and self.get(request_id) > 0
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Requests) and list(self.items()) == list(other.items())

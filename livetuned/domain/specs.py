@@ -9,7 +9,7 @@ from enum import Enum
 from livetuned.domain import limits
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
 from livetuned.domain.names import check_identifier, nearest
-from livetuned.domain.values import Value, ValueType, coerce, shown
+from livetuned.domain.values import Value, ValueType, coerce, shown, utf8_length
 
 
 class Scale(Enum):
@@ -167,6 +167,6 @@ def check_text(what: str, text: str) -> str:
     Raises:
         DomainError: LIMIT_EXCEEDED.
     """
-    if len(text.encode("utf-8", "surrogatepass")) > limits.TEXT_BYTES:
+    if utf8_length(text) > limits.TEXT_BYTES:
         raise limit_exceeded("text_bytes", limits.TEXT_BYTES, what)
     return text

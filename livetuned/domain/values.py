@@ -39,6 +39,11 @@ _INT = re.compile(r"[+-]?[0-9]{1,30}")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
+def utf8_length(text: str) -> int:
+    """Returns how many bytes a text has in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def type_of(value: Value) -> ValueType:
     """Returns the type of a value."""
     if isinstance(value, bool):
@@ -67,7 +72,7 @@ def parse_text(variable: str, declared: ValueType, text: str) -> Value:
     Raises:
         DomainError: WRONG_TYPE, or LIMIT_EXCEEDED for a text that is too long.
     """
-    if len(text.encode("utf-8", "surrogatepass")) > limits.STRING_VALUE_BYTES:
+    if utf8_length(text) > limits.STRING_VALUE_BYTES:
         raise limit_exceeded("string_value_bytes", limits.STRING_VALUE_BYTES, f"value of variable '{variable}'")
     word = text.strip()
     if declared is ValueType.STRING:
@@ -92,7 +97,7 @@ def coerce(variable: str, declared: ValueType, value: Value) -> Value:
         return float(value)
     if actual is not declared:
         raise wrong_type(variable, declared, value)
-    if isinstance(value, str) and len(value.encode("utf-8", "surrogatepass")) > limits.STRING_VALUE_BYTES:
+    if isinstance(value, str) and utf8_length(value) > limits.STRING_VALUE_BYTES:
         raise limit_exceeded("string_value_bytes", limits.STRING_VALUE_BYTES, f"value of variable '{variable}'")
     if actual is ValueType.INT and not INT_MIN <= int(value) <= INT_MAX:
         raise wrong_type(variable, declared, value)

@@ -20,7 +20,7 @@ from livetuned.service.rates import Rates
 from livetuned.service.sessions import Sessions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wish:
     """A change that somebody wants."""
 
@@ -35,7 +35,7 @@ class Wish:
     """The triggers that it names: what a firing that asks for nothing new is merged into is one of theirs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Made:
     """What became of a wish."""
 
@@ -58,43 +58,34 @@ class Told(Protocol):
         """Takes what `Changes.make` would raise."""
 
 
-class _Once:
-    """A decision that is made once for a request id."""
+class _Asked:
+    """A wish on its way through the engine, decided once for a request id."""
 
-    __slots__ = ("earlier", "name", "wish")
+    __slots__ = ("_changes", "earlier", "job", "told", "wish")
 
-    def __init__(self, wish: Wish, name: str) -> None:
+    def __init__(self, changes: Changes, job: str, wish: Wish, told: Told) -> None:
+        self._changes = changes
+        self.job = job
         self.wish = wish
-        self.name = name
+        self.told = told
         self.earlier = 0
         """Revision of the change that was made under this request id before, 0 for none."""
 
     def decide(self, job: Job | None) -> Changed | None:
         if job is None:
-            raise decide.job_not_found(self.name, [])
+            raise decide.job_not_found(self.job, [])
         request_id = self.wish.request_id
         self.earlier = job.requests.get(request_id) if request_id else 0
         return None if self.earlier else self.wish.decide(job)
 
-
-class _Answer:
-    """The engine's answer on its way to whoever asked."""
-
-    __slots__ = ("_changes", "_once", "_told")
-
-    def __init__(self, changes: Changes, once: _Once, told: Told) -> None:
-        self._changes = changes
-        self._once = once
-        self._told = told
-
     def done(self) -> bool:
-        return self._told.done()
+        return self.told.done()
 
     def set_result(self, result: Record | None) -> None:
-        self._changes.settle(self._once, result, self._told)
+        self._changes.settle(self, result)
 
     def set_exception(self, exception: Exception) -> None:
-        self._changes.refuse(exception, self._told)
+        self._changes.refuse(exception, self.told)
 
 
 class Changes:
@@ -156,20 +147,19 @@ class Changes:
                 else:
                     self._tell(Record(0, clock.wall_us(), name, changed), "validated", told)
                 return
-            once = _Once(wish, name)
-            self._engine.hand_in(name, once.decide, _Answer(self, once, told), alone=alone)
+            self._engine.hand_in(_Asked(self, name, wish, told), alone=alone)
         except DomainError as error:
             self.refuse(error, told)
 
-    def settle(self, once: _Once, record: Record | None, told: Told) -> None:
+    def settle(self, asked: _Asked, record: Record | None) -> None:
         """Tells what came of a decision."""
         if record is not None:
             self._sessions.committed(record.revision)
-            self._tell(record, "accepted", told)
-        elif once.earlier:
-            self._later(self._repeated(once), told)
+            self._tell(record, "accepted", asked.told)
+        elif asked.earlier:
+            self._later(self._repeated(asked), asked.told)
         else:
-            self._later(self._merged(once.name, once.wish), told)
+            self._later(self._merged(asked.job, asked.wish), asked.told)
 
     def refuse(self, error: Exception, told: Told) -> None:
         """Tells why a wish is not granted."""
@@ -203,11 +193,11 @@ class Changes:
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
 
-    async def _repeated(self, once: _Once) -> tuple[Record, str]:
-        job = self.job(once.name)
-        made = decide.find_change(job, once.earlier, await self._engine.change(job, once.earlier))
+    async def _repeated(self, asked: _Asked) -> tuple[Record, str]:
+        job = self.job(asked.job)
+        made = decide.find_change(job, asked.earlier, await self._engine.change(job, asked.earlier))
         if isinstance(made.payload, Changed):
-            once.wish.same(made.payload)
+            asked.wish.same(made.payload)
         return made, "repeated"
 
     async def undo_wish(

@@ -38,27 +38,36 @@ _VERIFY_PAUSE_SECONDS = 0.02
 """Pause between those turns, in seconds."""
 
 
-class Answer(Protocol):
-    """Who is told what became of a decision; an `asyncio.Future` is one. Called on the event loop; must not raise."""
+class Request(Protocol):
+    """A decision that is to be made, and who is told what became of it. All of it is called on the event loop."""
+
+    @property
+    def job(self) -> str:
+        """The job's name."""
+
+    def decide(self, job: Job | None, /) -> Payload | None:
+        """Decides, as a `Decide`."""
 
     def done(self) -> bool:
         """Tells whether nobody wants the answer any more: a decision not made yet is then dropped."""
 
     def set_result(self, result: Record | None, /) -> None:
-        """Takes the record, durable and visible; None if there was nothing to record."""
+        """Takes the record, durable and visible; None if there was nothing to record. Must not raise."""
 
     def set_exception(self, exception: Exception, /) -> None:
-        """Takes what `submit` would raise."""
+        """Takes what `Engine.submit` would raise. Must not raise."""
 
 
-@dataclass(slots=True)
-class _Request:
-    job: str
-    decide: Decide
-    answer: Answer
+class _Submitted(asyncio.Future["Record | None"]):
+    """A request that a coroutine waits for."""
+
+    def __init__(self, job: str, decide: Decide) -> None:
+        super().__init__()
+        self.job = job
+        self.decide = decide
 
 
-_Granted: TypeAlias = tuple[_Request, "bool | DomainError"]
+_Granted: TypeAlias = tuple[Request, "bool | DomainError"]
 """A request that waits for the commit, and whether there is something to record; or the refusal."""
 
 
@@ -95,7 +104,7 @@ class Engine:
         self._lag = snapshot_lag
         self._state = State()
         self._snapshots = Snapshots(store, self._state, snapshot_lag)
-        self._queue: deque[_Request] = deque()
+        self._queue: deque[Request] = deque()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -177,17 +186,15 @@ class Engine:
         Raises:
             DomainError: What `decide` raised; STORE_FULL; SHUTTING_DOWN; LIMIT_EXCEEDED when too many requests wait.
         """
-        answer: asyncio.Future[Record | None] = asyncio.get_running_loop().create_future()
-        self.hand_in(job, decide, answer)
-        return await answer
+        request = _Submitted(job, decide)
+        self.hand_in(request)
+        return await request
 
-    def hand_in(self, job: str, decide: Decide, answer: Answer, *, alone: bool = False) -> None:
+    def hand_in(self, request: Request, *, alone: bool = False) -> None:
         """Hands in a decision, as `submit`; it may be made and answered before this returns.
 
         Args:
-            job: The job's name.
-            decide: The decision.
-            answer: Who is told.
+            request: The decision, and who is told.
             alone: The caller has nothing else to hand in now: nothing is won by waiting for company.
 
         Raises:
@@ -197,7 +204,6 @@ class Engine:
             raise DomainError(Reason.SHUTTING_DOWN, "the daemon is stopping")
         if len(self._queue) >= limits.QUEUE:
             raise limit_exceeded("queue", limits.QUEUE, "too many requests wait for the store")
-        request = _Request(job, decide, answer)
         if alone and not self._busy and not self._queue and self._rested():
             self._at_once([request])
             return
@@ -393,7 +399,7 @@ class Engine:
             if not self._queue:
                 self._idle.set()
 
-    def _at_once(self, batch: Sequence[_Request]) -> None:
+    def _at_once(self, batch: Sequence[Request]) -> None:
         """Decides and commits without waiting."""
         drafts, granted = self._decide(batch)
         begun = clock.monotonic()
@@ -413,7 +419,7 @@ class Engine:
             _refuse(granted, Reason.SHUTTING_DOWN, "the daemon's store failed: unknown whether it was changed")
             self._fail(error)
 
-    def _decide(self, batch: Sequence[_Request]) -> tuple[list[Draft], list[_Granted]]:
+    def _decide(self, batch: Sequence[Request]) -> tuple[list[Draft], list[_Granted]]:
         # Within a batch each decision sees the ones before it, although none is committed yet: if the commit fails, all
         # of them are refused and nothing of this overlay is left.
         overlay: dict[str, Job | None] = {}
@@ -422,7 +428,7 @@ class Engine:
         granted: list[_Granted] = []
         now = clock.wall_us()
         for request in batch:
-            if request.answer.done():
+            if request.done():
                 continue
             job = overlay[request.job] if request.job in overlay else self._state.jobs.get(request.job)
             try:
@@ -437,10 +443,10 @@ class Engine:
                     # It may rest on a decision of this very batch, of which nobody may know before it is committed.
                     granted.append((request, error))
                 else:
-                    request.answer.set_exception(error)
+                    request.set_exception(error)
             except Exception as error:
                 log.exception("decision on job %s failed", request.job)
-                request.answer.set_exception(error)
+                request.set_exception(error)
             else:
                 # Also what needs no record waits for the commit: it may rest on a decision of this very batch.
                 granted.append((request, payload is not None))
@@ -464,15 +470,15 @@ def _tell(granted: Sequence[_Granted], records: Sequence[Record]) -> None:
     there = iter(records)
     for request, outcome in granted:
         record = next(there) if outcome is True else None
-        if request.answer.done():
+        if request.done():
             continue
         if isinstance(outcome, DomainError):
-            request.answer.set_exception(outcome)
+            request.set_exception(outcome)
         else:
-            request.answer.set_result(record)
+            request.set_result(record)
 
 
 def _refuse(granted: Sequence[_Granted], reason: Reason, message: str) -> None:
     for request, _ in granted:
-        if not request.answer.done():
-            request.answer.set_exception(DomainError(reason, message))
+        if not request.done():
+            request.set_exception(DomainError(reason, message))

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import logging
 import secrets
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -85,7 +86,7 @@ class Sessions:
         self._kept_until = clock.monotonic() + RETURN_GRACE_SECONDS
         self._kept: set[tuple[str, int]] = set()
         self._last_steps: dict[str, int] = {}
-        self._commit_times: dict[int, float] = {}
+        self._commit_times: OrderedDict[int, float] = OrderedDict()
         self._registering = asyncio.Lock()
 
     async def recover(self) -> None:
@@ -316,7 +317,7 @@ class Sessions:
         """Notes the moment of a change's commit, from which the apply latency is counted."""
         self._commit_times[revision] = clock.monotonic()
         if len(self._commit_times) > 1_000:
-            del self._commit_times[next(iter(self._commit_times))]
+            self._commit_times.popitem(last=False)
 
     async def end(self, session: Session, *, failed: bool, message: str, step: int) -> None:
         """Records the end of a job, said by its rank 0, and releases its port.

@@ -72,6 +72,7 @@ class Changing:
         updates = [codec.update_from_wire(update) for update in request.updates]
         if_revision = request.if_revision if request.HasField("if_revision") else None
         if_job_revision = request.if_job_revision if request.HasField("if_job_revision") else None
+        request_id = request.request_id
         wish = Wish(
             lambda job: decide.set_variables(
                 job,
@@ -80,10 +81,10 @@ class Changing:
                 if_job_revision=if_job_revision,
                 actor=actor,
                 reason=request.reason,
-                request_id=request.request_id,
+                request_id=request_id,
             ),
             lambda made: decide.check_same_set(made, updates),
-            request.request_id,
+            request_id,
             request.validate_only,
         )
         return scoped_job(self._scope, request.job), wish
@@ -127,9 +128,13 @@ class Changing:
         async for request in requests:
             if len(request.changes) > limits.CHANGES_IN_FLIGHT:
                 raise limit_exceeded("changes_in_flight", limits.CHANGES_IN_FLIGHT, "one message of a stream")
+            alone = len(request.changes) == 1
             for change in request.changes:
-                await answers.room()
-                self._begin(change, answers, actor, caller, alone=len(request.changes) == 1)
+                if answers.full:
+                    await answers.room()
+                self._begin(change, answers, actor, caller, alone=alone)
+            if alone:
+                await asyncio.sleep(0)  # what was answered at once goes out before the next message is waited for
         await answers.all_told()
 
     def _begin(
@@ -172,7 +177,9 @@ class _Told:
         return self._answers.closed
 
     def set_result(self, made: Made) -> None:
-        answer = control_pb2.StreamedAnswer(tag=self._tag, connected_ranks=made.connected_ranks)
+        answer = control_pb2.StreamedAnswer()
+        answer.tag = self._tag
+        answer.connected_ranks.extend(made.connected_ranks)
         codec.write_change(made.record, answer.change)
         self._answers.put(answer)
 
@@ -224,9 +231,14 @@ class _Answers:
         self._fewer.set()
         return found
 
+    @property
+    def full(self) -> bool:
+        """Tells whether no other change may be begun now."""
+        return self._waiting + len(self._ready) >= limits.CHANGES_IN_FLIGHT
+
     async def room(self) -> None:
         """Waits until another change may be begun."""
-        while self._waiting + len(self._ready) >= limits.CHANGES_IN_FLIGHT:
+        while self.full:
             self._fewer.clear()
             await self._fewer.wait()
 

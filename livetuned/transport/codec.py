@@ -179,8 +179,8 @@ def update_from_wire(message: control_pb2.VariableUpdate) -> Update:
     """Reads a wish for one variable."""
     if_revision = message.if_revision if message.HasField("if_revision") else None
     if message.WhichOneof("new_value") == "text":
-        return Update(message.variable_id, text=message.text, if_revision=if_revision)
-    return Update(message.variable_id, value=value_from_wire(message.value), if_revision=if_revision)
+        return Update(message.variable_id, None, message.text, if_revision)
+    return Update(message.variable_id, value_from_wire(message.value), None, if_revision)
 
 
 def process_from_wire(message: types_pb2.Process) -> Process:
@@ -236,10 +236,12 @@ def write_change(record: Record, message: types_pb2.Change) -> None:
         raise TypeError(f"record {record.revision} is no change")
     message.revision = record.revision
     message.job = names.job_resource(record.job)
-    message.time.seconds, message.time.nanos = _seconds_and_nanos(record.time_us)
+    time = message.time
+    time.seconds, time.nanos = _seconds_and_nanos(record.time_us)
     message.actor, message.reason, message.undone_revision = changed.actor, changed.reason, changed.undoes
     for item in changed.assignments:
-        assignment = message.assignments.add(variable_id=item.variable)
+        assignment = message.assignments.add()
+        assignment.variable_id = item.variable
         _write_value(item.old, assignment.old_value)
         _write_value(item.new, assignment.new_value)
     for firing in changed.firings:

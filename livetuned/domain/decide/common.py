@@ -9,6 +9,7 @@ from livetuned.domain.errors import DomainError, Reason, limit_exceeded
 from livetuned.domain.job import Job
 from livetuned.domain.names import nearest
 from livetuned.domain.specs import check_text
+from livetuned.domain.values import utf8_length
 
 
 def job_not_found(name: str, known: Collection[str]) -> DomainError:
@@ -81,6 +82,6 @@ def check_id(what: str, text: str) -> str:
     Raises:
         DomainError: LIMIT_EXCEEDED.
     """
-    if len(text.encode("utf-8", "surrogatepass")) > limits.REQUEST_ID_BYTES:
+    if utf8_length(text) > limits.REQUEST_ID_BYTES:
         raise limit_exceeded("request_id_bytes", limits.REQUEST_ID_BYTES, what)
     return text
