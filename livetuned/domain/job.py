@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TypeVar
 
+from livetuned.domain.frozen import dataclass
 from livetuned.domain.records import (
     Applied,
     ApplyStatus,

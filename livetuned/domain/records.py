@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
+from livetuned.domain.frozen import dataclass
 from livetuned.domain.specs import TriggerSpec, VariableSpec
 from livetuned.domain.values import Value
 

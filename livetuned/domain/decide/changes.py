@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from livetuned.domain import limits
 from livetuned.domain.decide.common import check_caller, check_count, check_open, name_not_found
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
+from livetuned.domain.frozen import dataclass
 from livetuned.domain.job import Job, VariableState
 from livetuned.domain.names import check_identifier
 from livetuned.domain.records import Assignment, Changed, Firing, Record
