@@ -174,7 +174,7 @@ def summary(way: Way) -> dict[str, object]:
 
 def main() -> None:
     told = arguments(__doc__)
-    rounds, sequential, flight, warm_up = (2, 50, 256, 10) if told.quick else (10, 400, 2_000, 40)
+    rounds, sequential, flight, warm_up = (2, 50, 256, 10) if told.quick else (20, 400, 2_000, 40)
     measured = measure(rounds, sequential, flight, warm_up)
     latency_head = ["what", "client", "on disk when it answers", "p50", "p99", "changes a second"]
     tables = {
