@@ -1,4 +1,4 @@
-"""What a durable change costs: livetuned beside etcd and Redis, with clients of the same kind, in alternating rounds.
+"""What a durable change costs: livetuned beside etcd, Redis and LiveTune, each with a client, in alternating rounds.
 
 Latency of changes made one after the other, and changes a second with 64 under way. Every server is a process with its
 data on the disk of the checkout; every way to change something has a client process of its own. Nobody watches.
@@ -7,13 +7,24 @@ data on the disk of the checkout; every way to change something has a client pro
 from __future__ import annotations
 
 import statistics
+import subprocess
 import tempfile
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import servers
-from common import HERE, arguments, left_out, machine, quantile, ratio, write_results
+from common import (
+    CLASSIC_VERSION,
+    HERE,
+    arguments,
+    classic_environment,
+    left_out,
+    machine,
+    quantile,
+    ratio,
+    write_results,
+)
 from workers import Worker
 
 WINDOW = 64
@@ -67,6 +78,7 @@ def ways() -> list[Way]:
         Way("etcd Txn of all that waits", "asyncio", "etcd-txn", True, "etcd-aio", sequential=False, flight=True),
         Way("Redis SET, appendfsync always", "socket", "redis-set", True, "etcd-sync", flight=True),
         Way("Redis PUBLISH", "socket", "redis-publish", False, "etcd-sync", flight=True),
+        Way(f"LiveTune {CLASSIC_VERSION}", "socket", "livetune-tcp", False, "etcd-sync"),
     ]
 
 
@@ -79,6 +91,11 @@ def start_servers(stack: ExitStack, folder: Path) -> dict[str, servers.Server]:
             left_out(f"{name}: {program} is not installed")
         else:
             running[name] = stack.enter_context(start(folder))
+    try:
+        classic_environment()
+        running["livetune"] = stack.enter_context(servers.livetune(folder))
+    except (subprocess.CalledProcessError, RuntimeError) as error:
+        left_out(f"LiveTune: {error}")
     return running
 
 

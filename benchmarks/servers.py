@@ -21,6 +21,7 @@ from pathlib import Path
 
 import grpc
 
+from common import CLASSIC_PYTHON, HERE
 from livetune.v1 import job_pb2, job_pb2_grpc, types_pb2
 
 READY_SECONDS = 600.0
@@ -124,8 +125,10 @@ def livetuned(folder: Path, *flags: str) -> Iterator[Server]:
         yield Server(f"127.0.0.1:{port[1]}", process, seconds, unix)
 
 
-def _until(ready: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
-    deadline = time.monotonic() + READY_SECONDS
+def _until(
+    ready: Callable[[], bool], process: subprocess.Popen[str], log: Path, seconds: float = READY_SECONDS
+) -> None:
+    deadline = time.monotonic() + seconds
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{process.args} did not start: {log.read_text()[-2_000:]}")
@@ -175,6 +178,21 @@ def redis(folder: Path) -> Iterator[Server]:
     begun = time.monotonic()
     with _running(arguments, folder / "redis.out") as process:
         _until(lambda: _accepts(port), process, folder / "redis.out")
+        yield Server(f"127.0.0.1:{port}", process, time.monotonic() - begun)
+
+
+@contextmanager
+def livetune(folder: Path) -> Iterator[Server]:
+    """A program with one variable of LiveTune, which does nothing else.
+
+    LiveTune draws its port first and binds it later, in a thread that dies when another program has it by then.
+    """
+    begun = time.monotonic()
+    arguments = [str(CLASSIC_PYTHON), str(HERE / "loops" / "classic.py"), "idle"]
+    with _running(arguments, folder / "livetune.log") as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().split()[1])
+        _until(lambda: _accepts(port), process, folder / "livetune.log", 10)
         yield Server(f"127.0.0.1:{port}", process, time.monotonic() - begun)
 
 

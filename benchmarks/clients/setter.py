@@ -291,6 +291,28 @@ class RedisPublish(Redis):
     command = b"PUBLISH"
 
 
+class LiveTune(SyncWay):
+    """LiveTune's own wire format, as its `tune` speaks it: two connections for each change.
+
+    It has no framing: each send must arrive alone, so each waits for the answer to the one before.
+    """
+
+    async def open(self) -> None:
+        host, port = self.target.rsplit(":", 1)
+        self._dictionary = (host, int(port))
+
+    def change_now(self, number: int, slot: int) -> None:
+        del slot  # it has one variable
+        with socket.create_connection(self._dictionary, timeout=5) as connection:
+            connection.sendall(b"request_type: dictionary_entry - x")
+            port = int(connection.recv(64))
+        with socket.create_connection((self._dictionary[0], port), timeout=5) as connection:
+            connection.sendall(b"request_type: update_var")
+            connection.recv(64)
+            connection.sendall(repr(number * 1e-6).encode())
+            connection.recv(64)
+
+
 WAYS: dict[str, type[Way]] = {
     "livetuned-sync": LivetunedSync,
     "livetuned-aio": LivetunedAio,
@@ -300,6 +322,7 @@ WAYS: dict[str, type[Way]] = {
     "etcd-txn": EtcdTransactions,
     "redis-set": Redis,
     "redis-publish": RedisPublish,
+    "livetune-tcp": LiveTune,
 }
 
 

@@ -1,4 +1,7 @@
-"""The same loop with LiveTune 0.0.8, in LiveTune's own environment. Prints its dictionary port first."""
+"""The same loop with LiveTune 0.0.8, in LiveTune's own environment. Prints its dictionary port first.
+
+With `idle` it runs no loop: only LiveTune's listeners work.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ out = os.fdopen(os.dup(1), "w")
 sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
 value = liveVar(0.0, "x")
 print("ready", value.dictionary_port[0], file=out, flush=True)
+while "idle" in sys.argv:
+    time.sleep(3_600)
 last = 0.0
 while last >= 0:
     hashlib.sha256(BLOCK).digest()
