@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         JobExistsError,
         JobFinishedError,
         LiveTuneError,
+        Veto,
         WireError,
     )
     from livetune.job import Job, init
@@ -48,6 +49,7 @@ __all__ = [
     "LiveTuneError",
     "Trigger",
     "Variable",
+    "Veto",
     "WireError",
     "__version__",
     "init",

@@ -7,7 +7,8 @@
     ├── JobFinishedError     (also RuntimeError)    something is declared after the job has ended
     ├── EndpointError        (also ValueError)      the text of an endpoint cannot be read
     ├── DaemonUnreachableError (also ConnectionError) nobody answers at any endpoint
-    └── WireError            (also ValueError)      a message of the daemon cannot be understood
+    ├── WireError            (also ValueError)      a message of the daemon cannot be understood
+    └── Veto                                        raised by a program's own callback, to refuse a value
 
 Nothing of this is ever raised by ``job.step()``, by reading a variable or by asking a trigger.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "JobExistsError",
     "JobFinishedError",
     "LiveTuneError",
+    "Veto",
     "WireError",
 ]
 
@@ -56,3 +58,10 @@ class DaemonUnreachableError(LiveTuneError, ConnectionError):
 
 class WireError(LiveTuneError, ValueError):
     """A message or resource name of the daemon cannot be understood."""
+
+
+class Veto(LiveTuneError):  # noqa: N818 - it is what a program says, not what went wrong
+    """Raise it in a `Variable.on_set` or `Variable.pre_set` callback to refuse a value.
+
+    The text is the reason: it is recorded, and shown to whoever asked for the change.
+    """

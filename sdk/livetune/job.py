@@ -109,7 +109,11 @@ class Job:
         self._specs: dict[str, VariableSpec | TriggerSpec] = {}
         self._changes: deque[AppliedChange] = deque(maxlen=CHANGES_KEPT)
         self._port: int | None = None
-        self._session = Session()
+        self._session = Session(self._judge)
+        self._reactions: list[tuple[Variable[Any], Scalar, Scalar]] = []
+        """Variables that were given values at this safe point, with the value and the one before."""
+        self._applying: int | None = None
+        """The step whose safe point is being worked on."""
         self._lock = threading.RLock()
         self._connected = threading.Event()
         self._recorded = threading.Event()
@@ -280,10 +284,27 @@ class Job:
         return self._step if self._started else -1
 
     def _apply(self) -> None:
-        with self._lock:
-            self._started = True
-            self._pending = False
-            self._do(self._session.handle(m.SafePoint(self._step)))
+        # `_pending` stays set while callbacks are called: a `step` of theirs comes here too.
+        if self._applying is not None:
+            self._step = self._applying
+            raise RuntimeError("job.step() can't be called by a callback: it is inside job.step()")
+        self._applying = self._step
+        try:
+            with self._lock:
+                self._started = True
+                actions = self._session.handle(m.SafePoint(self._step))
+                self._pending = False
+                self._do(actions)
+                reactions, self._reactions = self._reactions, []
+                self._pending = self._pending or bool(reactions)
+            # Without the lock: what reacts may take its time, and the daemon is listened to meanwhile.
+            for variable, new, old in reactions:
+                variable._react(new, old)  # noqa: SLF001 - made here
+        finally:
+            self._applying = None
+
+    def _judge(self, name: str, value: Scalar, old: Scalar) -> Scalar | m.Refusal:
+        return self._variables[name]._judge(value, old)  # noqa: SLF001 - the safe point asks it
 
     def _consume(self, trigger: str) -> None:
         with self._lock:
@@ -310,7 +331,10 @@ class Job:
                 if self._driver is not None:
                     self._driver.send(action.message)
             elif isinstance(action, m.Assign):
-                self._variables[action.name]._put(  # noqa: SLF001 - the safe point is its only writer
+                variable = self._variables[action.name]
+                if variable._reacts:  # noqa: SLF001
+                    self._reactions.append((variable, action.value, variable.value))
+                variable._put(  # noqa: SLF001 - the safe point is its only writer
                     action.value, action.revision, action.step, changed=action.changed
                 )
             elif isinstance(action, m.Show):

@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 
 from livetune.specs import Scalar, TriggerSpec, VariableSpec
 
+# --- Verdicts of the program ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a program does not take a value."""
+
+    reason: str
+
+
 # --- Messages to the daemon -------------------------------------------------------------------------------------------
 
 

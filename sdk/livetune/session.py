@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -25,7 +25,7 @@ class _Variable:
     spec: VariableSpec
     value: Scalar
     seen: int = 0
-    """Revision of the newest record that the value follows, in the daemon's present store."""
+    """Revision of the newest record that was taken or refused, in the daemon's present store."""
     refused: bool = False
     """The daemon refused the declaration: nothing can change the variable."""
 
@@ -56,10 +56,33 @@ class _Waiting:
     """A part of it came as the answer to a declaration; other parts may come with the answers still to come."""
 
 
-class Session:
-    """The state machine of one process in one job. Not thread-safe: the job holds its lock."""
+@dataclass
+class _Verdict:
+    """What a change comes to, before anything of it is done."""
 
-    def __init__(self) -> None:
+    values: dict[str, Scalar] = field(default_factory=dict)
+    """What it assigns, as the program rewrote it; empty if it is refused."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """By name, why a part is refused."""
+
+
+Judge = Callable[[str, Scalar, Scalar], "Scalar | m.Refusal"]
+"""What the program says of a new value of a variable, given also the one in use: the value to use, or a refusal."""
+
+
+def _accept(_name: str, value: Scalar, _old: Scalar) -> Scalar:
+    return value
+
+
+class Session:
+    """The state machine of one process in one job. Not thread-safe: the job holds its lock.
+
+    Args:
+        judge: What the program says of new values, asked at the safe point only.
+    """
+
+    def __init__(self, judge: Judge = _accept) -> None:
+        self._judge = judge
         self._variables: dict[str, _Variable] = {}
         self._triggers: dict[str, _Trigger] = {}
         self._waiting: dict[int, _Waiting] = {}
@@ -144,42 +167,70 @@ class Session:
             # A change that comes in the answers to several declarations is whole when the last answer is there, and
             # what follows it must not overtake it.
             waiting = list(takewhile(lambda item: not item[1].from_answer, waiting))
+        in_use = {name: variable.value for name, variable in self._variables.items()}
+        winners: dict[str, int] = {}
+        verdicts = []
+        for revision, change in waiting:
+            verdict = self._verdict(revision, change, in_use)
+            verdicts.append((revision, change, verdict))
+            in_use.update(verdict.values)
+            winners.update(dict.fromkeys(verdict.values, revision))
+        # Nothing was done so far: if a callback was interrupted, all of it is still there at the next safe point.
         for revision, _ in waiting:
             del self._waiting[revision]
         actions: list[m.Action] = [m.Pending()] if self._waiting else []
-        # The last change of each variable that it can take: no other is in effect after this safe point.
-        last: dict[str, tuple[int, Scalar]] = {}
-        for revision, change in waiting:
-            for name, value in change.assignments.items():
-                if value is not None and self._refusal(name, value) is None and revision > self._variables[name].seen:
-                    last[name] = revision, value
-        for revision, change in waiting:
-            actions += self._take_effect(revision, change, event.step, last)
+        for revision, change, verdict in verdicts:
+            actions += self._take_effect(revision, change, event.step, verdict, winners, in_use)
         return actions
 
+    def _verdict(self, revision: int, change: _Waiting, in_use: Mapping[str, Scalar]) -> _Verdict:
+        """Say what a change comes to after the ones before it: all of its values, or none."""
+        verdict = _Verdict()
+        refused = ""
+        for name, value in change.assignments.items():
+            refusal = self._refusal(name, value)
+            if refusal is None and value is not None and revision > self._variables[name].seen:
+                judged = self._judge(name, value, in_use[name])
+                if not isinstance(judged, m.Refusal):
+                    verdict.values[name] = judged
+                    continue
+                refusal = judged.reason
+            if refusal is not None:
+                verdict.refusals[name] = refusal
+                # A variable that this process does not have is no reason to refuse those that it has.
+                refused = refused or (name if name in self._variables else "")
+        if refused:
+            for name in verdict.values:
+                verdict.refusals[name] = f"refused together with {refused!r}"
+            verdict.values.clear()
+        return verdict
+
     def _take_effect(
-        self, revision: int, change: _Waiting, step: int, last: dict[str, tuple[int, Scalar]]
+        self,
+        revision: int,
+        change: _Waiting,
+        step: int,
+        verdict: _Verdict,
+        winners: Mapping[str, int],
+        in_use: Mapping[str, Scalar],
     ) -> list[m.Action]:
         actions: list[m.Action] = []
         outcomes = []
         values: dict[str, tuple[Scalar, Scalar]] = {}
         of = revision if change.report else 0
-        for name, value in change.assignments.items():
-            refusal = self._refusal(name, value)
+        for name in change.assignments:
             variable = self._variables.get(name)
-            if variable is None:
-                outcomes.append(m.Outcome(name, m.Status.REFUSED, None, refusal or ""))
-                continue
-            winner, in_use = last.get(name, (0, variable.value))
-            if refusal is not None:
-                outcomes.append(m.Outcome(name, m.Status.REFUSED, in_use, refusal))
-            elif winner != revision:
-                outcomes.append(m.Outcome(name, m.Status.SUPERSEDED, in_use))
+            if variable is not None:
+                variable.seen = max(variable.seen, revision)  # what is refused is not asked again after a break
+            if name in verdict.refusals:
+                outcomes.append(m.Outcome(name, m.Status.REFUSED, in_use.get(name), verdict.refusals[name]))
+            elif variable is None or winners.get(name) != revision:
+                outcomes.append(m.Outcome(name, m.Status.SUPERSEDED, in_use.get(name)))
             else:
-                old, variable.value, variable.seen = variable.value, in_use, revision
-                actions.append(m.Assign(name, in_use, of, step, changed=old != in_use))
-                outcomes.append(m.Outcome(name, m.Status.APPLIED, in_use))
-                values[name] = (old, in_use)
+                old, variable.value = variable.value, in_use[name]
+                actions.append(m.Assign(name, variable.value, of, step, changed=old != variable.value))
+                outcomes.append(m.Outcome(name, m.Status.APPLIED, variable.value))
+                values[name] = (old, variable.value)
         if values:
             actions.append(m.Record(m.AppliedChange(of, step, values, change.reason, change.actor)))
         for name in change.firings:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from livetune.errors import DeclarationError, InvalidNameError
 
@@ -134,6 +135,14 @@ class VariableSpec:
             value = max(choices) if choices else MAX_TEXT_BYTES
         texts = len(self.name) + (_size(self.unit) or 0) + (_size(self.doc) or 0)
         return _OVERHEAD_BYTES + texts + 2 * value + sum(choices) + 4 * len(choices)
+
+    def bring(self, value: Any) -> Any:
+        """Return a value in exactly the variable's type where nothing is lost by it, any other as it is."""
+        wanted = _TYPES[self.kind]
+        if isinstance(value, bool) and self.kind is not Kind.BOOL:
+            return value
+        widened = self.kind is Kind.FLOAT and isinstance(value, int)
+        return wanted(value) if widened or isinstance(value, wanted) else value
 
     def refusal(self, value: object) -> str | None:
         """Say why `value` is not allowed for this variable, or None if it is.

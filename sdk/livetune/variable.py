@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from livetune.arithmetic import Arithmetic
+from livetune.callbacks import Callbacks
+from livetune.messages import Refusal
 from livetune.specs import Scalar, VariableSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Self
 
 __all__ = ["Variable"]
@@ -28,16 +32,18 @@ class Variable(Arithmetic, Generic[T_co]):
         value: the value in use, of the type of the initial value. Read-only.
     """
 
-    __slots__ = ("__weakref__", "_applied_step", "_changed", "_revision", "_spec", "value")
+    __slots__ = ("__weakref__", "_applied_step", "_callbacks", "_changed", "_revision", "_spec", "value")
 
     value: T_co
     _spec: VariableSpec
     _revision: int
     _applied_step: int
     _changed: bool
+    _callbacks: Callbacks
 
     def __init__(self, spec: VariableSpec, value: Scalar, revision: int = 0, applied_step: int = 0) -> None:
         object.__setattr__(self, "_spec", spec)
+        object.__setattr__(self, "_callbacks", Callbacks())
         self._put(value, revision, applied_step, changed=False)
 
     def _put(self, value: Scalar, revision: int, step: int, *, changed: bool) -> None:
@@ -72,6 +78,73 @@ class Variable(Arithmetic, Generic[T_co]):
             return False
         object.__setattr__(self, "_changed", False)
         return True
+
+    def pre_set(self, callback: Callable[[T_co], T_co]) -> Callable[[], None]:
+        """Let a function rewrite new values before they are checked and used.
+
+        Called as ``callback(value)`` at the safe point, on the training thread, for each new value; what it returns is
+        used instead, and is what `ltctl set` shows as applied. If it raises `Veto`, or anything else, or returns what
+        the declaration does not allow, the whole change is refused and the old value stays.
+
+        Args:
+            callback: Should be quick, and change nothing: of several changes at one safe point each is asked for, and
+                a later one may win.
+
+        Returns:
+            A function that takes the callback out again.
+
+        Raises:
+            TypeError: `callback` can't be called.
+        """
+        return self._callbacks.add("pre", callback)
+
+    def on_set(self, callback: Callable[[T_co, T_co], object]) -> Callable[[], None]:
+        """Let a function refuse new values, by raising `Veto` with the reason.
+
+        Called as ``callback(new, old)`` at the safe point, on the training thread, after all `pre_set` callbacks.
+        Anything else that it raises refuses the change as well. A change of several variables is refused as a whole;
+        the reason is recorded and reaches the person who typed ``ltctl set``, which then exits with 9.
+
+        Args:
+            callback: Should be quick, and change nothing, as for `pre_set`.
+
+        Returns:
+            A function that takes the callback out again.
+
+        Raises:
+            TypeError: `callback` can't be called.
+        """
+        return self._callbacks.add("on", callback)
+
+    def post_set(self, callback: Callable[[T_co, T_co], object]) -> Callable[[], None]:
+        """Let a function react to a value that has taken effect.
+
+        Called as ``callback(new, old)`` inside ``job.step()``, on the training thread, after all variables of the
+        safe point have their values. What it raises is logged and undoes nothing.
+
+        Args:
+            callback: May take its time: it is training that waits.
+
+        Returns:
+            A function that takes the callback out again.
+
+        Raises:
+            TypeError: `callback` can't be called.
+        """
+        return self._callbacks.add("post", callback)
+
+    def _judge(self, value: Scalar, old: Scalar) -> Scalar | Refusal:
+        """Return the value to use instead of `old`, or why none is; for the job at its safe point only."""
+        return self._callbacks.judge(self._spec, value, old)
+
+    @property
+    def _reacts(self) -> bool:
+        """Whether the program wants to be told of values that took effect."""
+        return bool(self._callbacks.post)
+
+    def _react(self, value: Scalar, old: Scalar) -> None:
+        """Tell the program of a value that took effect; for the job at its safe point only."""
+        self._callbacks.react(self._spec.name, value, old)
 
     @property
     def name(self) -> str:

@@ -19,12 +19,14 @@ class Exit(IntEnum):
     CONFLICT = 4
     """It was changed meanwhile (--if-revision, undo), or again before the job took it."""
     REFUSED = 5
-    """The value breaks the variable's constraint, or the job refused it."""
+    """The value breaks the variable's constraint: nothing was changed."""
     NOT_ALLOWED = 6
     UNREACHABLE = 7
     """No daemon answers."""
     NOT_APPLIED = 8
     """Accepted and on disk, but not applied in time."""
+    VETOED = 9
+    """Accepted and on disk, but the job refused it: the value before is in use."""
     INTERRUPTED = 130
     """Ctrl-C."""
 
@@ -52,8 +54,8 @@ BY_STATUS: Mapping[str, Exit] = {
 
 EXIT_HELP = (
     "Exit codes: 0 ok, 1 error, 2 usage (also a value of the wrong type), 3 not found, 4 conflict, "
-    "5 refused by a constraint or by the job, 6 not allowed, 7 daemon unreachable, 8 accepted but not applied in time, "
-    "130 interrupted."
+    "5 refused by a constraint, 6 not allowed, 7 daemon unreachable, 8 accepted but not applied in time, "
+    "9 accepted but refused by the job, 130 interrupted."
 )
 
 

@@ -95,7 +95,10 @@ def _became(name: str, made: Made, applying: Applying) -> str:
     by_rank = applying.outcomes.get(name, {})
     if not by_rank:
         return f"accepted as revision {made.wanted[name]}"
-    words = ", ".join(dict.fromkeys(render.status_words(item) for item in by_rank.values()))
+    outcomes = by_rank.values()
+    words = ", ".join(
+        dict.fromkeys(render.status_words(item) + render.rewritten_words(made.change, item) for item in outcomes)
+    )
     steps = sorted(set(applying.steps.get(name, {}).values()))
     at = f" at step {steps[0]}" if len(steps) == 1 else f" at steps {steps[0]} to {steps[-1]}" if steps else ""
     several = len(applying.ranks) > 1 and ANY_RANK not in by_rank
@@ -105,7 +108,7 @@ def _became(name: str, made: Made, applying: Applying) -> str:
 def _check_applied(applying: Applying, seconds: float) -> None:
     refused = [f"{name}: {outcome.reason or 'no reason given'}" for name, outcome in applying.of("refused")]
     if refused:
-        raise CommandError(Exit.REFUSED, safe("the job refused it: " + "; ".join(dict.fromkeys(refused))))
+        raise CommandError(Exit.VETOED, safe("the job refused it: " + "; ".join(dict.fromkeys(refused))))
     superseded = applying.of("superseded")
     if superseded:
         names = ", ".join(dict.fromkeys(name for name, _ in superseded))

@@ -241,6 +241,7 @@ def applied_words(change: types_pb2.Change) -> str:
         for outcome in apply.outcomes:
             word = status(outcome)
             text = f"step {apply.step}" if word == "applied" else f"{word} at step {apply.step}"
+            text += rewritten_words(change, outcome)
             if outcome.reason:
                 text += f" ({safe(outcome.reason)})"
             if text not in parts:
@@ -251,6 +252,14 @@ def applied_words(change: types_pb2.Change) -> str:
         whole = set(change.lapsed_ids) == set(names)
         parts.append("never" if whole else f"never: {', '.join(map(safe, change.lapsed_ids))}")
     return ", ".join(parts) or "pending"
+
+
+def rewritten_words(change: types_pb2.Change, outcome: types_pb2.Outcome) -> str:
+    """Return what the program uses instead of the value that was asked for; nothing if it uses that one."""
+    asked = next((item.new_value for item in change.assignments if item.variable_id == outcome.variable_id), None)
+    if asked is None or status(outcome) != "applied" or not outcome.HasField("effective"):
+        return ""
+    return f" as {shown(outcome.effective)}" if outcome.effective != asked else ""
 
 
 def status_words(outcome: types_pb2.Outcome) -> str:

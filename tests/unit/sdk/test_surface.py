@@ -39,6 +39,7 @@ def test_the_exports_are_these() -> None:
         "LiveTuneError",
         "Trigger",
         "Variable",
+        "Veto",
         "WireError",
         "__version__",
         "init",

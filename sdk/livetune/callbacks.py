@@ -1,0 +1,107 @@
+"""Owns what a program has to say of new values of one variable: it rewrites, vetoes, reacts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from livetune.errors import Veto
+from livetune.messages import Refusal
+from livetune.specs import Scalar, VariableSpec
+
+__all__ = ["Callbacks"]
+
+log = logging.getLogger("livetune")
+
+_REASON_LENGTH = 500
+"""Most characters of a reason: it is for the person who typed the change."""
+
+_Callback = Callable[..., Any]
+
+
+class Callbacks:
+    """The callbacks of one variable, of three kinds; each kind is called in the order in which it was registered.
+
+    Attributes:
+        pre: get the value that was asked for, give the one to use.
+        on: get the value to use and the one in use; may raise `Veto`.
+        post: get the value now in use and the one before.
+    """
+
+    __slots__ = ("on", "post", "pre")
+
+    def __init__(self) -> None:
+        self.pre: tuple[_Callback, ...] = ()
+        self.on: tuple[_Callback, ...] = ()
+        self.post: tuple[_Callback, ...] = ()
+
+    def add(self, kind: str, callback: _Callback) -> Callable[[], None]:
+        """Register a callback.
+
+        Returns:
+            What takes it out again; calling that twice is harmless.
+
+        Raises:
+            TypeError: It can't be called.
+        """
+        if not callable(callback):
+            raise TypeError(f"{kind}_set takes a function, got {callback!r}")
+        entry = _Once(callback)
+        setattr(self, kind, (*getattr(self, kind), entry))
+
+        def remove() -> None:
+            setattr(self, kind, tuple(other for other in getattr(self, kind) if other is not entry))
+
+        return remove
+
+    def judge(self, spec: VariableSpec, value: Scalar, old: Scalar) -> Scalar | Refusal:
+        """Return the value to use instead of `old`, or why none is.
+
+        Args:
+            spec: The variable's specification; `value` keeps it.
+            value: What was asked for.
+            old: The value in use.
+        """
+        try:
+            for callback in self.pre:
+                value = spec.bring(callback(value))
+                refusal = spec.refusal(value)
+                if refusal is not None:
+                    return Refusal(_told(f"pre_set callback {callback} gave what is not allowed: {refusal}"))
+            for callback in self.on:
+                callback(value, old)
+        except Veto as veto:
+            return Refusal(_told(str(veto)) or "vetoed by the program, without a reason")
+        except Exception as error:
+            log.exception("a callback of variable %r failed: the change is refused", spec.name)
+            return Refusal(_told(f"a callback failed with {type(error).__name__}: {error}"))
+        return value
+
+    def react(self, name: str, value: Scalar, old: Scalar) -> None:
+        """Call what reacts. The value is in use: what goes wrong here is logged and undoes nothing."""
+        for callback in self.post:
+            try:
+                callback(value, old)
+            except Exception:
+                log.exception("post_set callback %s of variable %r failed; its value is in use", callback, name)
+
+
+class _Once:
+    """One registration: the same function may be registered twice."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: _Callback) -> None:
+        self._function = function
+
+    def __call__(self, *values: Scalar) -> Any:
+        return self._function(*values)
+
+    def __str__(self) -> str:
+        return getattr(self._function, "__qualname__", None) or repr(self._function)
+
+
+def _told(text: str) -> str:
+    """Return a text as the wire carries it."""
+    return text[:_REASON_LENGTH].encode("utf-8", "replace").decode()
