@@ -203,7 +203,10 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
         yield f"  started {render.local_time(job.registered_time)}{ended}"
         if job.end_message:
             yield f"  {safe(job.end_message)}"
-        if job.world_size > len(job.ranks):
+        leader = next((rank.rank for rank in job.ranks if rank.leads), None)
+        if leader is not None:
+            yield f"  rank {leader} speaks for all {job.world_size} ranks, which take every change at the same step"
+        elif job.world_size > len(job.ranks):
             yield f"  {len(job.ranks)} of {job.world_size} ranks have registered so far"
         for rank in job.ranks:
             process = rank.process

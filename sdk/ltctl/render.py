@@ -72,6 +72,7 @@ def job_data(job: types_pb2.Job) -> Data:
                 "connected": rank.connected,
                 "step": rank.step,
                 "applied_revision": rank.applied_revision,
+                "leads": rank.leads,
                 "host": rank.process.host,
                 "pid": rank.process.pid,
                 "user": rank.process.user,
@@ -99,8 +100,10 @@ def whole_job_data(job: types_pb2.Job) -> Data:
 
 
 def ranks_words(job: types_pb2.Job) -> str:
-    """Return how many ranks are connected, of how many that the program said it has."""
-    return f"{sum(rank.connected for rank in job.ranks)}/{max(job.world_size, len(job.ranks))}"
+    """Return how many ranks are connected, by themselves or by the one that leads, of how many there are."""
+    world = max(job.world_size, len(job.ranks))
+    led = any(rank.connected and rank.leads for rank in job.ranks)
+    return f"{world if led else sum(rank.connected for rank in job.ranks)}/{world}"
 
 
 def lag_words(job: types_pb2.Job) -> str:
