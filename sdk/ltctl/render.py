@@ -106,6 +106,21 @@ def ranks_words(job: types_pb2.Job) -> str:
     return f"{world if led else sum(rank.connected for rank in job.ranks)}/{world}"
 
 
+def ranks_lines(job: types_pb2.Job) -> Iterator[str]:
+    """Yield what is known of a job's processes, a line for each."""
+    leader = next((rank.rank for rank in job.ranks if rank.leads), None)
+    if leader is not None:
+        yield f"  rank {leader} speaks for all {job.world_size} ranks, which take every change at the same step"
+    elif job.world_size > len(job.ranks):
+        yield f"  {len(job.ranks)} of {job.world_size} ranks have registered so far"
+    for rank in job.ranks:
+        process = rank.process
+        link = f"connected at step {rank.step}" if rank.connected else "not connected"
+        applied = f"applied revision {rank.applied_revision}" if rank.applied_revision else "no change applied yet"
+        who = f"pid {process.pid} of {process.user} on {process.host}: {process.command}"
+        yield f"  rank {rank.rank}: {link}, {applied}, {who}"
+
+
 def lag_words(job: types_pb2.Job) -> str:
     """Return the newest revision that a rank applied, and which ranks are not there yet, each with its own."""
     newest = max((rank.applied_revision for rank in job.ranks), default=0)
