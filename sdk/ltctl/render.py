@@ -10,6 +10,8 @@ from livetune.wire import value_from_proto
 from ltctl.text import arrow, safe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from google.protobuf.timestamp_pb2 import Timestamp
 
 Data = dict[str, Any]
