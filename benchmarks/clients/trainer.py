@@ -1,8 +1,8 @@
 """A training process that times its own steps: `trainer.py TARGET JOB [RANK WORLD_SIZE MEETING_FILE]`.
 
-Told by lines, answers with the nanoseconds that N steps took: `without N`, as if livetune were not there; `with N`, with
-the safe point, a bound learning rate and four variables read. `idle N VARIABLES` times N idle safe points alone, with so
-many variables more declared.
+Told by lines, answers with the nanoseconds that N steps took: `without N`, as if livetune were not there; `with N`,
+with the safe point, a bound learning rate and four variables read. `idle N VARIABLES` times N idle safe points alone,
+with so many variables more declared.
 """
 
 from __future__ import annotations
