@@ -1,5 +1,12 @@
-"""Live variables in torch's optimizers. Needs torch; reads nothing of a variable but its `.value`."""
+"""Live variables in torch: bound to an optimizer's hyperparameters, or shown in a tensor. Needs torch.
 
-from livetune.torch.binding import BindError, Binding, HasValue, bind
+Nothing here knows jobs: of a variable it reads `.value`, and `tensor` its `.name` and `.subscribe`.
+"""
 
-__all__ = ["BindError", "Binding", "HasValue", "bind"]
+from livetune.torch.binding import Binding, bind
+from livetune.torch.errors import BindError
+from livetune.torch.governors import HasValue
+from livetune.torch.schedules import Mode
+from livetune.torch.tensors import Subscribable, tensor
+
+__all__ = ["BindError", "Binding", "HasValue", "Mode", "Subscribable", "bind", "tensor"]

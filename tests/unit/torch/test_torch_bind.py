@@ -135,7 +135,7 @@ def test_remove_unties_for_good():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "needs lr or weight_decay, got neither"),
+        ({}, "needs at least one variable, such as lr or weight_decay, got none"),
         ({"lr": Live(0.1), "groups": [1]}, r"groups must be indices of parameter groups, 0\.\.0, got \[1\]"),
         ({"lr": Live(0.1), "groups": []}, r"got \[\]"),
         ({"weight_decay": Live(0.1)}, "group 0 of Rprop has no weight_decay"),
