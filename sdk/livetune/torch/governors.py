@@ -6,6 +6,7 @@ force is put there when a step begins (`Hold`) and taken away when it ends.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
@@ -85,6 +86,7 @@ class Governor:
         self.slot = slot
         self.indices = tuple(indices)
         self._variable = variable
+        self._declared = variable.value
         self._roots = roots
         self._mode = mode
         self._used: list[Number] = []
@@ -177,7 +179,7 @@ class Governor:
         return {index: value if ratio == 1.0 else value * ratio for index, ratio in self._ratios.items()}
 
     def _govern_schedule(self, optimizer: Optimizer, value: float, *, scheduled: bool) -> list[Hold]:
-        first = self._state.seen is None
+        first = self._state.seen is None and value == self._declared
         if first and self._is_neutral(optimizer, value):
             self._state = _State(seen=value, base=self._state.base)
         elif value != self._state.seen or self._recheck:
@@ -195,7 +197,8 @@ class Governor:
         known = {*self._asks_nothing, self._nominal(optimizer, self._reference), self.slot.read(group)}
         if "initial_lr" in group and self.slot == LR:
             known.add(float(group["initial_lr"]))
-        return value in known or self.slot.round(group, value) in known
+        # Schedulers compute even their first rate, and tensors keep seven digits.
+        return any(math.isclose(value, there, rel_tol=1e-6) for there in known)
 
     def _change(self, optimizer: Optimizer, value: float, *, first: bool, scheduled: bool) -> None:
         """Take a new value in, as the mode has it."""
