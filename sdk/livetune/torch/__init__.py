@@ -1,11 +1,11 @@
 """Live variables in torch: bound to an optimizer's hyperparameters, or shown in a tensor. Needs torch.
 
-Nothing here knows jobs: of a variable it reads `.value`, and `tensor` its `.name` and `.subscribe`.
+Nothing here knows jobs: of a variable it reads what `HasValue` and `Subscribable` name.
 """
 
 from livetune.torch.binding import Binding, bind
 from livetune.torch.errors import BindError
-from livetune.torch.governors import HasValue
+from livetune.torch.news import HasValue
 from livetune.torch.schedules import Mode
 from livetune.torch.tensors import Subscribable, tensor
 

@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.hooks import RemovableHandle
 
 from livetune.torch.errors import BindError
-from livetune.torch.governors import Governor, HasValue, Hold
+from livetune.torch.governors import Governor, Hold
+from livetune.torch.news import HasValue
 from livetune.torch.schedules import OWN_KEYS, Mode, check_rebasable
 from livetune.torch.slots import Group, Slot, is_number
 
@@ -115,7 +116,9 @@ class Binding:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned; load optimizer and schedulers as well, in any order.
 
-        A variable that has another value now than it had then counts as changed: the next step uses it.
+        A variable that has another value now than it had then counts as changed: the next step uses it. One of a job
+        that has not heard from the daemon yet (`revision` 0) still has the program's own value; there the saved one
+        goes on until it has.
 
         Args:
             state: What `state_dict` of a binding of the same hyperparameters, groups and mode returned.

@@ -9,26 +9,18 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from livetune.torch.errors import BindError
+from livetune.torch.news import HasValue, Listener, News
 from livetune.torch.schedules import LR, Mode, base_of, is_scheduled, rebase_
 from livetune.torch.slots import Group, Number, Slot
 
 _log = logging.getLogger(__name__)
-
-
-class HasValue(Protocol):
-    """What a live variable must offer."""
-
-    @property
-    def value(self) -> float:
-        """The value to use from now on."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -85,12 +77,12 @@ class Governor:
     ) -> None:
         self.slot = slot
         self.indices = tuple(indices)
-        self._variable = variable
-        self._declared = variable.value
+        self._listener = Listener(variable)
         self._roots = roots
         self._mode = mode
         self._used: list[Number] = []
         self._recheck = False
+        self._rewrite = False
         nominal = {index: self._nominal(optimizer, index) for index in indices}
         self._reference = next((index for index, value in nominal.items() if value != 0.0), indices[0])
         reference = nominal[self._reference]
@@ -106,14 +98,13 @@ class Governor:
 
     def begin(self, optimizer: Optimizer) -> list[Hold]:
         """Put the value in force; return what is to be undone when the step has ended."""
-        value = self._variable.value
-        group = optimizer.param_groups[self._reference]
-        scheduled = is_scheduled(self.slot, group, self._roots)
+        value, news = self._listener.listen(self._state.seen)
+        scheduled = is_scheduled(self.slot, optimizer.param_groups[self._reference], self._roots)
         if scheduled or self._mode is Mode.OVERRIDE:
-            holds = self._govern_schedule(optimizer, value, scheduled=scheduled)
+            holds = self._govern_schedule(optimizer, value, news, scheduled=scheduled)
         else:
             holds = []
-            self._write(optimizer, value)
+            self._write(optimizer, value, news)
         self._used = [self.slot.copy(optimizer.param_groups[index]) for index in self.indices]
         return holds
 
@@ -123,7 +114,7 @@ class Governor:
 
     def release(self) -> None:
         """Give the hyperparameter back to the schedule, until the variable changes."""
-        self._state = _State(seen=self._variable.value, base=self._state.base)
+        self._state = _State(seen=self._listener.skip(), base=self._state.base)
 
     def after_load(self, optimizer: Optimizer) -> None:
         """Deal with a checkpoint of the optimizer, which brings the values of its own time along."""
@@ -133,7 +124,7 @@ class Governor:
             self._recheck = self._mode is Mode.REBASE and self._state.seen == self._state.base
         elif self._mode is not Mode.OVERRIDE:
             # Nobody else writes here, so the variable's value is in force.
-            self._state.seen = None
+            self._rewrite = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must survive a restart, as plain numbers."""
@@ -157,6 +148,7 @@ class Governor:
     def take(self, state: _State) -> None:
         """Go on from a state that `parse` has let pass."""
         self._state = state
+        self._listener.resume()
 
     def _nominal(self, optimizer: Optimizer, index: int) -> float:
         """The value that a group's share is measured by: the schedule's base, or what is there."""
@@ -164,10 +156,11 @@ class Governor:
         base = base_of(group, index, self._roots) if self.slot == LR else None
         return self.slot.read(group) if base is None else base
 
-    def _write(self, optimizer: Optimizer, value: float) -> None:
+    def _write(self, optimizer: Optimizer, value: float, news: News) -> None:
         """Write into the groups where no schedule does: whoever reads them sees it."""
-        if value == self._state.seen:
+        if news is News.NONE and not self._rewrite:
             return
+        self._rewrite = False
         self._state = _State(seen=value, base=self._state.base)
         group = optimizer.param_groups[self._reference]
         if self.slot.read(group) != self.slot.round(group, value):
@@ -178,11 +171,11 @@ class Governor:
         # Not multiplied where there is no need: an int stays one.
         return {index: value if ratio == 1.0 else value * ratio for index, ratio in self._ratios.items()}
 
-    def _govern_schedule(self, optimizer: Optimizer, value: float, *, scheduled: bool) -> list[Hold]:
-        first = self._state.seen is None and value == self._declared
+    def _govern_schedule(self, optimizer: Optimizer, value: float, news: News, *, scheduled: bool) -> list[Hold]:
+        first = news is News.FIRST
         if first and self._is_neutral(optimizer, value):
             self._state = _State(seen=value, base=self._state.base)
-        elif value != self._state.seen or self._recheck:
+        elif news is not News.NONE or self._recheck:
             self._change(optimizer, value, first=first, scheduled=scheduled)
         self._recheck = False
         if self._state.pinned:

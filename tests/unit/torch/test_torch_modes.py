@@ -8,6 +8,7 @@ import inspect
 import json
 import logging
 import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -161,6 +162,28 @@ def test_a_tensor_that_was_built_with_the_variables_value_equals_it_in_its_own_p
     binding = bind(optimizer, lr=lr)
     train(optimizer, scheduler, 2)
     assert [float(torch.tensor(0.1) * HALVING)] == binding.effective()
+
+
+def test_a_change_before_the_first_step_is_said_for_the_first_step() -> None:
+    optimizer, lr = one(0.1, momentum=0.9), Live(0.1)
+    schedulers.OneCycleLR(optimizer, max_lr=1.0, total_steps=10)
+    binding = bind(optimizer, lr=lr)
+    lr.value = 0.5
+    optimize(optimizer)
+    assert [0.5] == binding.effective()
+
+
+def test_a_plateau_that_is_not_named_goes_on_from_the_value() -> None:
+    optimizer, lr = one(0.1), Live(0.1)
+    plateau = schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    binding = bind(optimizer, lr=lr)
+    lr.value = 0.4
+    told = []
+    for _ in range(3):
+        optimize(optimizer)
+        told += binding.effective()
+        plateau.step(1.0)
+    assert [0.4, 0.4, 0.2] == told
 
 
 def test_a_scheduler_that_comes_after_the_binding_is_noticed() -> None:
@@ -504,6 +527,71 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(mode: Mode, kept: bool, 
     for part in order:
         again[part].load_state_dict(saved[part])
     assert straight == go_on(again)
+
+
+@dataclass
+class Told:
+    """Stands for a variable of a job that tells where its value is from."""
+
+    value: float
+    revision: int = 0
+    inherited: bool = False
+
+    def put(self, value: float, *, inherited: bool = False) -> None:
+        self.value, self.revision, self.inherited = value, self.revision + 1, inherited
+
+
+@pytest.mark.parametrize(("kept", "used"), [(0.2, 0.05), (0.3, 0.3)])
+@pytest.mark.parametrize("inherited", [False, True])
+def test_a_resumed_run_waits_for_the_value_that_the_daemon_has_kept(kept: float, used: float, inherited: bool) -> None:
+    optimizer, lr = one(0.1), Told(0.1)
+    scheduler = halving(optimizer)
+    binding = bind(optimizer, lr=lr)
+    lr.put(0.2)
+    train(optimizer, scheduler, 1)
+    saved = snapshot(optimizer, scheduler, binding)
+
+    optimizer, lr = one(0.1), Told(0.1)
+    scheduler = halving(optimizer)
+    binding = bind(optimizer, lr=lr)
+    for part, target in (("optimizer", optimizer), ("scheduler", scheduler), ("binding", binding)):
+        target.load_state_dict(saved[part])
+    train(optimizer, scheduler, 1)
+    assert [0.1] == binding.effective()
+    lr.put(kept, inherited=inherited)
+    train(optimizer, scheduler, 1)
+    assert pytest.approx([used]) == binding.effective()
+    lr.put(0.7)
+    train(optimizer, scheduler, 1)
+    assert [0.7] == binding.effective()
+
+
+def test_a_value_that_was_kept_is_not_said_for_the_step_at_which_it_comes() -> None:
+    # In a warm-up that would be a factor of hundreds.
+    optimizer, lr = one(0.1), Told(0.1)
+    scheduler = schedulers.LinearLR(optimizer, start_factor=0.001, total_iters=4)
+    binding = bind(optimizer, lr=lr)
+    train(optimizer, scheduler, 1)
+    lr.put(0.03, inherited=True)
+    train(optimizer, scheduler, 4)
+    assert pytest.approx([0.03]) == binding.effective()
+
+
+def test_the_same_value_said_again_is_said_for_the_next_step() -> None:
+    for scheduled in (True, False):
+        optimizer, lr = one(0.1), Told(0.1)
+        scheduler = halving(optimizer) if scheduled else None
+        binding = bind(optimizer, lr=lr)
+        for _ in range(2):
+            optimize(optimizer)
+            if scheduler is None:
+                optimizer.param_groups[0]["lr"] /= 2
+            else:
+                scheduler.step()
+        assert [0.05] == binding.effective()
+        lr.put(0.1)
+        optimize(optimizer)
+        assert [0.1] == binding.effective()
 
 
 @pytest.mark.parametrize("mode", Mode)
