@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from livetune.torch.errors import BindError
 from livetune.torch.news import HasValue, Listener, News
 from livetune.torch.schedules import LR, Mode, base_of, is_scheduled, rebase_
-from livetune.torch.slots import Group, Number, Slot
+from livetune.torch.slots import Group, Number, Slot, is_number
 
 _log = logging.getLogger(__name__)
 
@@ -90,10 +90,9 @@ class Governor:
         group = optimizer.param_groups[self._reference]
         # OneCycleLR and CyclicLR overwrite what the optimizer was built with, and so it is a placeholder: a variable
         # that still says it asks for nothing.
-        self._asks_nothing = {
-            slot.read(group),
-            slot.read(optimizer.defaults) if slot.key in optimizer.defaults else reference,
-        }
+        self._asks_nothing = {slot.read(group)}
+        if slot.key in optimizer.defaults and is_number(slot.get(optimizer.defaults)):
+            self._asks_nothing.add(slot.read(optimizer.defaults))
         self._state = _State(base=reference)
 
     def begin(self, optimizer: Optimizer) -> list[Hold]:
@@ -114,7 +113,7 @@ class Governor:
 
     def release(self) -> None:
         """Give the hyperparameter back to the schedule, until the variable changes."""
-        self._state = _State(seen=self._listener.skip(), base=self._state.base)
+        self._state = _State(seen=self._state.seen, base=self._state.base)
 
     def after_load(self, optimizer: Optimizer) -> None:
         """Deal with a checkpoint of the optimizer, which brings the values of its own time along."""

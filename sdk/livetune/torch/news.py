@@ -62,11 +62,6 @@ class Listener:
         unsaid = seen is None and value == self._declared and not again
         return value, News.FIRST if inherited or unsaid else News.SAID
 
-    def skip(self) -> float:
-        """Return the value as it is, and count it as heard."""
-        self._revision = self._current_revision()
-        return self._variable.value
-
     def resume(self) -> None:
         """What was seen comes from a checkpoint: it goes on until the variable has been told something else."""
         self._resumed = True

@@ -274,6 +274,19 @@ def test_release_goes_back_to_where_the_schedule_is_by_now() -> None:
         assert [0.2] == binding.effective()
 
 
+def test_release_does_not_swallow_a_change_that_no_step_has_used_yet() -> None:
+    for scheduled in (True, False):
+        optimizer, lr = one(0.1), Live(0.1)
+        if scheduled:
+            halving(optimizer)
+        binding = bind(optimizer, lr=lr)
+        optimize(optimizer)
+        lr.value = 0.3
+        binding.release()
+        optimize(optimizer)
+        assert [0.3] == binding.effective()
+
+
 def test_an_override_needs_no_schedule_and_gives_back_what_was_there() -> None:
     optimizer, decay = one(0.1, weight_decay=0.5), Live(0.5)
     binding = bind(optimizer, weight_decay=decay, mode="override")
