@@ -142,6 +142,7 @@ class Binding:
             handle.remove()
         self._handles.clear()
         self._unguard()
+        self._restore()
         _bindings.get(self._optimizer, WeakSet()).discard(self)
 
     def governs(self, slot: Slot, indices: Iterable[int]) -> list[int]:

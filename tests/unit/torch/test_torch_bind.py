@@ -3,6 +3,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+import livetune.torch
 from livetune.errors import LiveTuneError
 from livetune.torch import BindError, bind
 
@@ -10,6 +11,12 @@ from livetune.torch import BindError, bind
 @dataclass
 class Live:
     value: float
+
+
+def test_the_exports_are_these():
+    expected = ["BindError", "Binding", "HasValue", "Mode", "Subscribable", "bind", "tensor"]
+    assert expected == livetune.torch.__all__
+    assert all(hasattr(livetune.torch, name) for name in expected)
 
 
 def weights() -> list[torch.nn.Parameter]:

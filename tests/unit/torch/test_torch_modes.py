@@ -696,6 +696,17 @@ def test_remove_gives_the_optimizer_back_as_it_was() -> None:
     bind(optimizer, lr=lr)
 
 
+def test_remove_takes_away_what_is_in_force_right_now() -> None:
+    optimizer, lr = one(0.1), Live(0.1)
+    halving(optimizer)
+    binding = bind(optimizer, lr=lr)
+    lr.value = 0.3
+    with binding.applied():
+        binding.remove()
+        assert 0.1 == optimizer.param_groups[0]["lr"]
+    assert 0.1 == optimizer.param_groups[0]["lr"]
+
+
 def test_remove_below_another_binding_leaves_that_one_alone() -> None:
     optimizer, lr, decay = one(0.1, weight_decay=0.1), Live(0.1), Live(0.1)
     first = bind(optimizer, lr=lr)
