@@ -151,8 +151,9 @@ class Binding:
         return [] if governor is None else sorted(set(indices) & set(governor.indices))
 
     def _begin(self) -> None:
-        if _is_capturing():
-            # A graph would keep today's values for ever; its replays are wrapped in `applied`.
+        if _is_capturing() or not self._handles:
+            # A graph would keep today's values for ever; its replays are wrapped in `applied`. Without hooks it is
+            # removed.
             return
         if self._depth and self._guarded:
             # A subclass's step calls that of its base, which has hooks too.
