@@ -438,7 +438,7 @@ class Job:
         if variable._reacts:  # noqa: SLF001
             self._reactions.append((variable, action.value, variable.value))
         variable._put(  # noqa: SLF001 - the safe point is its only writer
-            action.value, action.revision, action.step, changed=action.changed
+            action.value, action.revision, action.step, changed=action.changed, inherited=action.inherited
         )
 
     # -- what is known --

@@ -237,6 +237,8 @@ class Assign:
     revision: int
     step: int
     changed: bool
+    inherited: bool = False
+    """It was taken over when the process came to the job; nobody said it for this step."""
 
 
 @dataclass(frozen=True)

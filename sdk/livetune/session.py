@@ -228,7 +228,7 @@ class Session:
                 outcomes.append(m.Outcome(name, m.Status.SUPERSEDED, in_use.get(name)))
             else:
                 old, variable.value = variable.value, in_use[name]
-                actions.append(m.Assign(name, variable.value, of, step, changed=old != variable.value))
+                actions.append(m.Assign(name, variable.value, of, step, old != variable.value, change.from_answer))
                 outcomes.append(m.Outcome(name, m.Status.APPLIED, variable.value))
                 values[name] = (old, variable.value)
         if values:

@@ -32,13 +32,14 @@ class Variable(Arithmetic, Generic[T_co]):
         value: the value in use, of the type of the initial value. Read-only.
     """
 
-    __slots__ = ("__weakref__", "_applied_step", "_callbacks", "_changed", "_revision", "_spec", "value")
+    __slots__ = ("__weakref__", "_applied_step", "_callbacks", "_changed", "_inherited", "_revision", "_spec", "value")
 
     value: T_co
     _spec: VariableSpec
     _revision: int
     _applied_step: int
     _changed: bool
+    _inherited: bool
     _callbacks: Callbacks
 
     def __init__(self, spec: VariableSpec, value: Scalar, revision: int = 0, applied_step: int = 0) -> None:
@@ -46,13 +47,14 @@ class Variable(Arithmetic, Generic[T_co]):
         object.__setattr__(self, "_callbacks", Callbacks())
         self._put(value, revision, applied_step, changed=False)
 
-    def _put(self, value: Scalar, revision: int, step: int, *, changed: bool) -> None:
+    def _put(self, value: Scalar, revision: int, step: int, *, changed: bool, inherited: bool = False) -> None:
         """Take over a value; for the job at its safe point only."""
         put = object.__setattr__
         put(self, "value", value)
         put(self, "_revision", revision)
         put(self, "_applied_step", step)
         put(self, "_changed", changed)
+        put(self, "_inherited", inherited)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         if name == "value":
@@ -189,6 +191,11 @@ class Variable(Arithmetic, Generic[T_co]):
     def applied_step(self) -> int:
         """The job's step at whose safe point the value took effect; 0 for the initial value."""
         return self._applied_step
+
+    @property
+    def inherited(self) -> bool:
+        """Whether the value was taken over when the process came to the job: nobody said it for that step."""
+        return self._inherited
 
     def __repr__(self) -> str:
         spec = self._spec

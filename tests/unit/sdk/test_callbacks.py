@@ -221,3 +221,14 @@ def test_a_callback_cannot_step(job: livetune.Job, kind: str, caplog: pytest.Log
     assert 42 == job.current_step
     job.step()
     assert 43 == job.current_step
+
+
+def test_a_value_that_was_taken_over_is_told_from_one_that_was_said(job: livetune.Job) -> None:
+    lr = job.variable("lr", 0.1)
+    job._deliver(m.Registered("store", 1, 21_000, 5))
+    job._deliver(m.Opened("store", 5))
+    job._deliver(m.Declared((m.VariableAnswer("lr", 0.3, 4, True),)))
+    job.step()
+    assert (0.3, True) == (lr.value, lr.inherited)
+    change(job, 6, lr=0.4)
+    assert (0.4, False) == (lr.value, lr.inherited)

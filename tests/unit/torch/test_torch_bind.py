@@ -3,6 +3,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+import livetune.torch
 from livetune.errors import LiveTuneError
 from livetune.torch import BindError, bind
 
@@ -10,6 +11,12 @@ from livetune.torch import BindError, bind
 @dataclass
 class Live:
     value: float
+
+
+def test_the_exports_are_these():
+    expected = ["BindError", "Binding", "HasValue", "Mode", "Ranks", "RanksError", "Settable", "bind", "tensor"]
+    assert expected == livetune.torch.__all__
+    assert all(hasattr(livetune.torch, name) for name in expected)
 
 
 def weights() -> list[torch.nn.Parameter]:
@@ -135,7 +142,7 @@ def test_remove_unties_for_good():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "needs lr or weight_decay, got neither"),
+        ({}, "needs at least one variable, such as lr or weight_decay, got none"),
         ({"lr": Live(0.1), "groups": [1]}, r"groups must be indices of parameter groups, 0\.\.0, got \[1\]"),
         ({"lr": Live(0.1), "groups": []}, r"got \[\]"),
         ({"weight_decay": Live(0.1)}, "group 0 of Rprop has no weight_decay"),
