@@ -168,6 +168,27 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             async for response in self._changing.stream(request_iterator, actor, caller, store_id):
                 yield response
 
+    async def GetMetrics(  # noqa: N802
+        self, request: control_pb2.GetMetricsRequest, context: _Context
+    ) -> control_pb2.GetMetricsResponse:
+        """Describes what a job's program logged."""
+        job = self._job(request.job).name
+        if min(request.max_points, request.rank, request.after_step) < 0:
+            raise DomainError(
+                Reason.INVALID_REQUEST, "max_points, rank and after_step must not be negative", rule=">= 0"
+            )
+        if request.max_points > limits.POINTS_PER_SERIES:
+            raise limit_exceeded(
+                "points_per_series", limits.POINTS_PER_SERIES, f"{request.max_points:,} points of each series"
+            )
+        logged = self._s.sessions.logged
+        series = logged.series(job, frozenset(request.names), request.rank if request.HasField("rank") else None)
+        most = min(request.max_points or 100, max(1, limits.POINTS_IN_ANSWER // max(1, len(series))))
+        after_step = request.after_step if request.HasField("after_step") else None
+        return control_pb2.GetMetricsResponse(
+            series=codec.series_to_wire(series, most, after_step), dropped=logged.dropped(job)
+        )
+
     async def RemoveJob(  # noqa: N802
         self, request: control_pb2.RemoveJobRequest, context: _Context
     ) -> control_pb2.RemoveJobResponse:
