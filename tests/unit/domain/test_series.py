@@ -24,8 +24,8 @@ def test_of_a_long_run_first_and_newest_are_kept_and_the_rest_evenly(capacity: i
     assert 1 <= len(series) == len(points.steps) <= capacity
     assert (0, count - 1) == (points.steps[0], points.steps[-1])
     assert [float(step) for step in points.steps] == list(points.values)
-    gaps = {after - before for before, after in zip(points.steps, points.steps[1:])}  # fmt: skip # noqa: B905, RUF007
-    *even, last = [after - before for before, after in zip(points.steps, points.steps[1:])] or [0]  # noqa: B905, RUF007
+    gaps = {after - before for before, after in zip(points.steps, points.steps[1:])}  # fmt: skip # noqa: B905
+    *even, last = [after - before for before, after in zip(points.steps, points.steps[1:])] or [0]  # noqa: B905
     assert len(set(even)) <= 1
     assert not even or 0 < last <= even[0]
     assert all(gap > 0 for gap in gaps)
