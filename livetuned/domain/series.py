@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,13 +106,15 @@ class Series:
             most: How many at most, chosen evenly, a count; 1 at least.
             after_step: Only those after this step; None for all.
         """
-        begin = 0 if after_step is None else _first_after(self._steps, after_step)
-        chosen = _evenly(begin, len(self._steps), most)
-        return Points(
-            [self._steps[index] for index in chosen],
-            [self._values[index] for index in chosen],
-            [self._times[index] for index in chosen],
-        )
+        begin = 0 if after_step is None else bisect_right(self._steps, after_step)
+        count = len(self._steps) - begin
+        if count <= 0:
+            return Points([], [], [])
+        # The newest one comes by itself; of the others every so many, so that they and it are not too many.
+        stride = max(1, -(-(count - 1) // (most - 1))) if most > 1 else count
+        chosen, newest = slice(begin if most > 1 else len(self._steps), -1, stride), slice(-1, None)
+        steps, values, times = self._steps, self._values, self._times
+        return Points(steps[chosen] + steps[newest], values[chosen] + values[newest], times[chosen] + times[newest])
 
     def _rewind(self, step: int) -> None:
         while self._steps and self._steps[-1] >= step:
@@ -135,24 +138,3 @@ class Series:
             self._steps.append(newest[0])
             self._values.append(newest[1])
             self._times.append(newest[2])
-
-
-def _first_after(steps: Sequence[int], step: int) -> int:
-    low, high = 0, len(steps)
-    while low < high:
-        middle = (low + high) // 2
-        if steps[middle] > step:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _evenly(begin: int, end: int, most: int) -> Sequence[int]:
-    """Returns at most so many indexes of a range, evenly, the first and the last among them; of one, the last."""
-    count = end - begin
-    if count <= most:
-        return range(begin, end)
-    if most == 1:
-        return range(end - 1, end)
-    return [begin + index * (count - 1) // (most - 1) for index in range(most)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -431,29 +431,28 @@ def samples_from_wire(message: job_pb2.Metrics) -> Iterator[Sample]:
     return (Sample(item.name, item.step, item.value) for item in message.samples)
 
 
-def series_to_wire(
-    series: Iterable[tuple[tuple[str, int], Series]], most: int, after_step: int | None
-) -> Iterator[control_pb2.MetricSeries]:
-    """Yields series with their name and rank as messages.
+def series_to_wire(name: str, rank: int, series: Series, most: int, after_step: int | None) -> control_pb2.MetricSeries:
+    """Returns a series as its message.
 
     Args:
-        series: The series, each with a sample at least.
-        most: Most points of each.
+        name: The name under which it was logged.
+        rank: The rank that logged it.
+        series: The series, with a sample at least.
+        most: Most points.
         after_step: Only points after this step; None for all.
     """
-    for (name, rank), one in series:
-        points = one.points(most, after_step)
-        step, value, time_us = one.last
-        yield control_pb2.MetricSeries(
-            name=name,
-            rank=rank,
-            samples=one.samples,
-            minimum=one.minimum,
-            maximum=one.maximum,
-            last_step=step,
-            last_value=value,
-            last_time=_timestamp(time_us),
-            point_steps=points.steps,
-            point_values=points.values,
-            point_times_us=points.times_us,
-        )
+    points = series.points(most, after_step)
+    step, value, time_us = series.last
+    return control_pb2.MetricSeries(
+        name=name,
+        rank=rank,
+        samples=series.samples,
+        minimum=series.minimum,
+        maximum=series.maximum,
+        last_step=step,
+        last_value=value,
+        last_time=_timestamp(time_us),
+        point_steps=points.steps,
+        point_values=points.values,
+        point_times_us=points.times_us,
+    )

@@ -174,14 +174,9 @@ def test_a_course_is_asked_for_in_part(daemon: Daemon, process: Process) -> None
         send(process, "loss", step=step, value=float(step))
     heard(process)
     (series,) = get_metrics(daemon, "two").series
-    assert (300, 100, 0, 299) == (
-        series.samples,
-        len(series.point_steps),
-        series.point_steps[0],
-        series.point_steps[-1],
-    )
+    assert (300, [*range(0, 299, 4), 299]) == (series.samples, list(series.point_steps))
     (series,) = get_metrics(daemon, "two", after_step=289, max_points=3).series
-    assert ([290, 294, 299], 0.0, 299.0) == (list(series.point_steps), series.minimum, series.maximum)
+    assert ([290, 295, 299], 0.0, 299.0) == (list(series.point_steps), series.minimum, series.maximum)
     (series,) = get_metrics(daemon, "two", after_step=1_000).series
     assert ([], 299) == (list(series.point_steps), series.last_step)
     assert [] == list(get_metrics(daemon, "two", names=["other"]).series)
@@ -261,7 +256,7 @@ def test_ltctl_shows_what_is_logged(daemon: Daemon, process: Process) -> None:
     assert "loss\nval/loss\n" == shell.inside("metrics", "two", "-o", "name").out
     loss, nan = shell.data("metrics", "two", "--points", "3")
     assert ("loss", 0, 7, 7.0, 8) == (loss["name"], loss["rank"], loss["step"], loss["value"], loss["samples"])
-    assert [0, 3, 7] == [point["step"] for point in loss["points"]]
+    assert [0, 4, 7] == [point["step"] for point in loss["points"]]
     assert ("NaN", None, "NaN") == (nan["value"], nan["minimum"], nan["points"][0]["value"])
     assert [loss, nan] == yaml.safe_load(shell.inside("metrics", "two", "--points", "3", "-o", "yaml").out)
     lines = shell.inside("metrics", "two", "--points", "3", "-o", "jsonl").out.splitlines()

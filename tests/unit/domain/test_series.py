@@ -57,7 +57,8 @@ def test_a_part_is_chosen_evenly_with_its_ends(most: int, count: int, after: int
     series = filled(count, 400)
     points = series.points(most, after)
     expected = [step for step in range(count) if step > after]
-    assert min(most, len(expected)) == len(points.steps)
+    assert min(most // 2, len(expected)) <= len(points.steps) <= min(most, len(expected))
+    assert len({after - before for before, after in zip(points.steps[:-1], points.steps[1:-1])}) <= 1  # noqa: B905
     assert sorted(set(points.steps)) == list(points.steps)
     if expected:
         assert expected[-1] == points.steps[-1]
