@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from livetune.errors import InvalidNameError
@@ -33,13 +34,15 @@ class _FromGpu:
     waits for the GPU, and what the program does to the tensor afterwards is not seen. The driver only ever looks at the
     host's memory, so that no call of CUDA is made behind the training thread's back (one would break the capture of a
     CUDA graph). A copy is begun only once the driver has taken the one before: about once a second.
+
+    Args:
+        host: Room for one float64 in pinned memory.
     """
 
     __slots__ = ("_host", "_step", "free", "waiting")
 
-    def __init__(self) -> None:
-        torch: Any = sys.modules["torch"]  # it made the tensor
-        self._host = torch.full((), _NOT_YET, dtype=torch.float64, pin_memory=True)
+    def __init__(self, host: Any) -> None:
+        self._host = host
         self._step = 0
         self.free = True
         self.waiting: tuple[int, Any] | None = None
@@ -84,6 +87,9 @@ class Logged:
         convert."""
         self._sent: dict[str, tuple[int, Any]] = {}
         self._from_gpu: dict[str, _FromGpu] = {}
+        self._pinned: Any = None
+        """Room for one float64 of every series; pinning memory holds the GPU up, so that it is done once."""
+        self._rooms = count()
         self._kept_waiting = False
         """A copy from a GPU can begin."""
         self._refused = 0
@@ -135,10 +141,16 @@ class Logged:
             try:
                 copy = self._from_gpu.get(name)
                 if copy is None:
-                    copy = self._from_gpu[name] = _FromGpu()
+                    copy = self._from_gpu[name] = _FromGpu(self._room())
                 copy.put(step, tensor)
             except Exception as error:  # noqa: BLE001 - no pinned memory, a tensor of an odd kind: training goes on
                 self._lose(name, error)
+
+    def _room(self) -> Any:
+        if self._pinned is None:
+            torch: Any = sys.modules["torch"]  # it made the tensor
+            self._pinned = torch.empty(SERIES, dtype=torch.float64, pin_memory=True)
+        return self._pinned[next(self._rooms)]
 
     def _begin_waiting(self) -> None:
         self._kept_waiting = False

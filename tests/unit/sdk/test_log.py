@@ -212,13 +212,15 @@ class Gpu:
         self.under_way: list[tuple[Host, float]] = []
         self.capturing = False
         self.memory = True
+        self.pinned = 0
         self.cuda = types.SimpleNamespace(is_current_stream_capturing=lambda: self.capturing)
 
-    def full(self, shape: tuple[int, ...], value: float, *, dtype: object, pin_memory: bool) -> Host:
-        assert ((), self.float64, True) == (shape, dtype, pin_memory)
+    def empty(self, count: int, *, dtype: object, pin_memory: bool) -> list[Host]:
+        assert (SERIES, self.float64, True) == (count, dtype, pin_memory)
         if not self.memory:
             raise RuntimeError("no pinned memory")
-        return Host(self, value)
+        self.pinned += 1
+        return [Host(self, 0.0) for _ in range(count)]
 
     def arrive(self) -> None:
         for host, value in self.under_way:
@@ -239,6 +241,14 @@ def test_a_value_on_a_gpu_is_copied_and_not_waited_for(job: Job, gpu: Gpu) -> No
     gpu.arrive()
     assert {"loss": 1.0} == taken(job)
     assert {} == taken(job)
+
+
+def test_series_on_a_gpu_do_not_share_their_room_and_memory_is_pinned_once(job: Job, gpu: Gpu) -> None:
+    values = {f"s{number}": float(number) for number in range(SERIES)}
+    job.log({name: Cuda(gpu, value) for name, value in values.items()})
+    job.log(more=Cuda(gpu, 1.0))
+    gpu.arrive()
+    assert (values, 1) == (taken(job), gpu.pinned)
 
 
 def test_a_copy_begins_once_the_one_before_was_taken_and_the_newest_comes_in_the_end(job: Job, gpu: Gpu) -> None:
