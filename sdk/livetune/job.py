@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from livetune import messages as m
 from livetune.driver import Driver, Identity
@@ -21,6 +21,7 @@ from livetune.endpoints import parse_endpoint
 from livetune.errors import DeclarationError, JobExistsError, JobFinishedError
 from livetune.logged import Logged
 from livetune.messages import AppliedChange
+from livetune.ranks import Agreement, Judgement, first_refusal
 from livetune.session import Session
 from livetune.specs import INT64_MAX, Scalar, TriggerSpec, VariableSpec, check_job_name, declare_trigger, differences
 from livetune.trigger import Trigger
@@ -48,18 +49,22 @@ _jobs: weakref.WeakSet[Job] = weakref.WeakSet()
 _live_lock = threading.Lock()
 
 
-def init(name: str, *, endpoint: str | None = None, latest_only: bool = False) -> Job:
+def init(name: str, *, endpoint: str | None = None, latest_only: bool = False, ranks: Agreement | None = None) -> Job:
     """Make this process a tunable job. Returns at once, whether a daemon is there or not.
 
     A daemon is looked for at ``LIVETUNE_ENDPOINT``, then at the user's socket, the system's socket and
-    ``127.0.0.1:7470``, again and again: the job trains on without one, and converges when one comes (back). In a
-    distributed job, rank and world size are read from ``RANK`` and ``WORLD_SIZE`` as torchrun sets them.
+    ``127.0.0.1:7470``, again and again: the job trains on without one, and converges when one comes (back).
+
+    A distributed job passes `ranks`: then rank 0 alone talks to the daemon, and every change takes effect at the same
+    step on all ranks, or on none. Without it each process is on its own, with rank and world size as torchrun sets them
+    in ``RANK`` and ``WORLD_SIZE``: then the ranks take a change at different steps.
 
     Args:
         name: 1 to 63 lower-case letters, digits and hyphens.
         endpoint: ``unix:/path`` or ``host:port``, to look nowhere else.
         latest_only: After a break, take only the newest value of each variable, not every change between. Firings of
             triggers are never left out.
+        ranks: The ranks of the job, as `livetune.torch.Ranks`. Declare the same variables on all of them.
 
     Raises:
         InvalidNameError: The name breaks the rule.
@@ -71,11 +76,20 @@ def init(name: str, *, endpoint: str | None = None, latest_only: bool = False) -
     chosen = endpoint or os.environ.get("LIVETUNE_ENDPOINT")
     if chosen:
         parse_endpoint(chosen)  # a typing error must be told now: later nobody listens
-    rank, world_size = _rank_from(os.environ)
+    rank, world_size = _rank_from(os.environ) if ranks is None else (ranks.rank, ranks.size)
+    if world_size > 1 and ranks is None:
+        log.warning(
+            "job %s: rank %d of %d is tuned by itself, and takes changes at a step of its own; "
+            "livetune.init(..., ranks=livetune.torch.Ranks()) makes all ranks take them at the same step",
+            name,
+            rank,
+            world_size,
+        )
+    identity = Identity(name, uuid.uuid4().hex, rank, world_size, latest_only, ranks is not None)
     with _live_lock:
         if name in _live:
             raise JobExistsError(f"job {name!r} is live in this process already: finish() it first, or use that one")
-        job = _live[name] = Job(name, endpoint=endpoint, rank=rank, world_size=world_size, latest_only=latest_only)
+        job = _live[name] = Job(identity, endpoint=endpoint, ranks=ranks)
     job._start()  # noqa: SLF001 - made here
     return job
 
@@ -99,10 +113,8 @@ class Job:
     the end, as failed if an exception leaves.
     """
 
-    def __init__(
-        self, name: str, *, endpoint: str | None, rank: int, world_size: int, latest_only: bool = False
-    ) -> None:
-        self._name = name
+    def __init__(self, identity: Identity, *, endpoint: str | None, ranks: Agreement | None = None) -> None:
+        self._name = identity.job
         self._step = 0
         self._started = False
         self._pending = True
@@ -112,7 +124,7 @@ class Job:
         self._specs: dict[str, VariableSpec | TriggerSpec] = {}
         self._changes: deque[AppliedChange] = deque(maxlen=CHANGES_KEPT)
         self._port: int | None = None
-        self._logged = Logged(name)
+        self._logged = Logged(self._name)
         self._session = Session(self._judge, self._logged)
         self._reactions: list[tuple[Variable[Any], Scalar, Scalar]] = []
         """Variables that were given values at this safe point, with the value and the one before."""
@@ -122,8 +134,16 @@ class Job:
         self._connected = threading.Event()
         self._recorded = threading.Event()
         self._finished = False
-        identity = Identity(name, uuid.uuid4().hex, rank, world_size, latest_only)
-        self._driver: Driver | None = Driver(identity, endpoint, self._deliver, self._reached)
+        self._ranks = ranks
+        self._wanted = False
+        """Rank 0 has something to do at its next safe point but one, and has to say so."""
+        self._values: dict[str, m.Assign] = {}
+        """Values that rank 0 told this rank of before it declared the variable."""
+        self._driver: Driver | None = None
+        if ranks is None or ranks.rank == 0:
+            self._driver = Driver(identity, endpoint, self._deliver, self._reached)
+        if ranks is not None:
+            ranks.attach(self.step)
         _jobs.add(self)
 
     def _start(self) -> None:
@@ -230,7 +250,10 @@ class Job:
         with self._lock:
             if self._declares(spec):
                 self._variables[name] = Variable(spec, spec.initial)
-                self._do(self._session.handle(m.VariableDeclared(spec)))
+                if not self._follows:
+                    self._do(self._session.handle(m.VariableDeclared(spec)))
+                elif name in self._values:
+                    self._assign(self._values[name])
             return self._variables[name]
 
     def trigger(self, name: str, *, doc: str = "") -> Trigger:
@@ -249,7 +272,8 @@ class Job:
         with self._lock:
             if self._declares(spec):
                 self._triggers[name] = Trigger(spec, self._consume)
-                self._do(self._session.handle(m.TriggerDeclared(spec)))
+                if not self._follows:
+                    self._do(self._session.handle(m.TriggerDeclared(spec)))
             return self._triggers[name]
 
     def _declares(self, spec: VariableSpec | TriggerSpec) -> bool:
@@ -289,8 +313,9 @@ class Job:
         Call it as often as you like, from any thread: it never waits, for the network or for a GPU, and never raises
         because of the daemon. It is a sample, not a record: about once a second the newest value of each series is
         sent, with the number of the last safe point before it was logged; values between are dropped. While the daemon
-        is away nothing piles up; it gets the newest values when it is back. In a distributed job each rank that logs
-        has series of its own: log on rank 0 what is the same everywhere. After `finish` nothing is sent any more.
+        is away nothing piles up; it gets the newest values when it is back. With ``init(..., ranks=...)`` only what
+        rank 0 logs is sent, since it alone talks to the daemon; ranks on their own each have series of their own. After
+        `finish` nothing is sent any more.
 
         A value is a float, an int, a bool, a NumPy scalar, or a tensor of one element. A CUDA tensor is copied to the
         host behind what computes it, about once a second, and nothing waits for that copy; in between, the newest
@@ -321,23 +346,84 @@ class Job:
             raise RuntimeError("job.step() can't be called by a callback: it is inside job.step()")
         self._applying = self._step
         try:
-            with self._lock:
-                self._started = True
-                actions = self._session.handle(m.SafePoint(self._step))
-                self._pending = False
-                self._do(actions)
-                reactions, self._reactions = self._reactions, []
-                self._pending = self._pending or bool(reactions)
+            self._started = True
+            if self._ranks is None:
+                self._take_changes()
+            else:
+                self._agree(self._ranks)
+            reactions, self._reactions = self._reactions, []
             # Without the lock: what reacts may take its time, and the daemon is listened to meanwhile.
             for variable, new, old in reactions:
                 variable._react(new, old)  # noqa: SLF001 - made here
         finally:
             self._applying = None
 
+    def _take_changes(self) -> None:
+        with self._lock:
+            actions = self._session.handle(m.SafePoint(self._step))
+            self._pending = False
+            self._do(actions)
+            self._pending = self._pending or bool(self._reactions)
+
     def _judge(self, name: str, value: Scalar, old: Scalar) -> Scalar | m.Refusal:
-        return self._variables[name]._judge(value, old)  # noqa: SLF001 - the safe point asks it
+        verdict = self._variables[name]._judge(value, old)  # noqa: SLF001 - the safe point asks it
+        if self._ranks is None or isinstance(verdict, m.Refusal):
+            return verdict
+        self._ranks.tell((name, verdict, old))
+        return first_refusal(self._ranks.gather(verdict)) or verdict
+
+    # -- the same step on all ranks --
+
+    @property
+    def _follows(self) -> bool:
+        """Whether another rank talks to the daemon."""
+        return self._ranks is not None and self._ranks.rank > 0
+
+    def _agree(self, ranks: Agreement) -> None:
+        """Be at the safe point together with the other ranks. `_pending` stays set: each of them has its part in it."""
+        try:
+            with self._lock:
+                wanted, self._wanted = self._wanted, False
+            if not ranks.turn(wanted):
+                return
+            if ranks.rank == 0:
+                self._lead(ranks)
+            else:
+                self._follow(ranks)
+        except Exception:
+            # A rank is gone. Nobody knows what the others were told last: no change takes effect any more.
+            log.exception(
+                "job %s: the ranks can't agree any more; training goes on, and no change is taken", self._name
+            )
+            self._ranks = None
+            self._leave()
+
+    def _lead(self, ranks: Agreement) -> None:
+        with self._lock:
+            actions = self._session.handle(m.SafePoint(self._step))
+            ranks.tell([action for action in actions if isinstance(action, (m.Assign, m.Show, m.Record))])
+            self._do(actions)
+
+    def _follow(self, ranks: Agreement) -> None:
+        while not isinstance(message := ranks.tell(None), list):
+            name, value, old = cast("Judgement", message)
+            variable = self._variables.get(name)
+            ranks.gather(None if variable is None else variable._judge_told(value, old))  # noqa: SLF001
+        with self._lock:
+            self._do(message)
+
+    def _leave(self) -> None:
+        """Stop talking to the daemon: it shows that the job is lost."""
+        with self._lock:
+            driver, self._driver = self._driver, None
+            self._connected.clear()
+            self._pending = False
+        if driver is not None:
+            driver.stop(STOP_SECONDS)
 
     def _consume(self, trigger: str) -> None:
+        if self._follows:
+            return  # rank 0 consumes it as well, and reports
         with self._lock:
             self._do(self._session.handle(m.FiringConsumed(trigger, self._step)))
 
@@ -362,22 +448,30 @@ class Job:
                 if self._driver is not None:
                     self._driver.send(action.message)
             elif isinstance(action, m.Assign):
-                variable = self._variables[action.name]
-                if variable._reacts:  # noqa: SLF001
-                    self._reactions.append((variable, action.value, variable.value))
-                variable._put(  # noqa: SLF001 - the safe point is its only writer
-                    action.value, action.revision, action.step, changed=action.changed
-                )
+                self._assign(action)
             elif isinstance(action, m.Show):
-                self._triggers[action.trigger]._show(action.firings)  # noqa: SLF001
+                if action.trigger in self._triggers:
+                    self._triggers[action.trigger]._show(action.firings)  # noqa: SLF001
             elif isinstance(action, m.Record):
                 self._changes.append(action.change)
             elif isinstance(action, m.Pending):
-                self._pending = True
+                self._pending = self._wanted = True
             elif isinstance(action, m.Warn):
                 log.warning("job %s: %s", self._name, action.text)
             else:
                 self._recorded.set()
+
+    def _assign(self, action: m.Assign) -> None:
+        if self._follows:
+            self._values[action.name] = action
+        variable = self._variables.get(action.name)
+        if variable is None:
+            return
+        if variable._reacts:  # noqa: SLF001
+            self._reactions.append((variable, action.value, variable.value))
+        variable._put(  # noqa: SLF001 - the safe point is its only writer
+            action.value, action.revision, action.step, changed=action.changed
+        )
 
     # -- what is known --
 
@@ -438,11 +532,12 @@ class Job:
             failed: Whether it ends with an error.
             message: What the error was; shortened to 1,000 characters.
         """
-        if not self._finished:
+        if not self._finished and self._driver is not None:
             self._logged.settle(SETTLE_SECONDS)
         with self._lock:
             driver = self._driver
             if self._finished or driver is None:
+                self._ended()
                 return
             self._finished = True
             # Exceptions carry names of files, and those anything; the wire carries UTF-8.
@@ -450,11 +545,13 @@ class Job:
             self._do(self._session.handle(m.Finish(failed, message, self._step)))
         if driver.trying:
             self._recorded.wait(FINISH_SECONDS)
-        with self._lock:
-            self._driver = None
-            self._connected.clear()
-            self._pending = False
-        driver.stop(STOP_SECONDS)
+        self._leave()
+        self._ended()
+
+    def _ended(self) -> None:
+        self._finished = True
+        self._ranks = None
+        self._pending = False
         with _live_lock:
             if _live.get(self._name) is self:
                 del _live[self._name]
@@ -472,6 +569,7 @@ class Job:
     def _become_inert(self) -> None:
         """In a forked child: no network, no threads, no end to report; values stay as they were."""
         self._driver = None
+        self._ranks = None
         self._finished = True
         self._pending = False
         self._logged = Logged(self._name)  # what is on its way from a GPU is the parent's

@@ -16,6 +16,7 @@ import torch
 import livetune
 from livetune import logged as module
 from livetune import messages as m
+from livetune.driver import Identity
 from livetune.job import Job
 from livetune.logged import SERIES, Logged
 from livetune.session import Session
@@ -24,7 +25,7 @@ from livetune.wire import request_from_message
 
 @pytest.fixture
 def job() -> Job:
-    made = Job("logs", endpoint="unix:/nowhere/d.sock", rank=0, world_size=1)
+    made = Job(Identity("logs", "instance", 0, 1), endpoint="unix:/nowhere/d.sock")
     made.step(7)
     return made
 
