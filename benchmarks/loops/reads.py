@@ -1,4 +1,4 @@
-"""Cost of reads and of an idle safe point, in nanoseconds, as JSON. Run with `ours` or `classic`."""
+"""Cost of reads, of what is logged, of an idle safe point, in nanoseconds, as JSON. Run with `ours` or `classic`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def ours(results: dict[str, dict[str, float]], timed: Callable[..., dict[str, fl
             results["var.value"] = timed("v.value", v=variables[0])
             results["var()"] = timed("v()", v=variables[0])
             results["float(var)"] = timed("float(v)", v=variables[0])
+            results["job.log(), 2 floats"] = timed("log(loss=0.5, accuracy=0.9)", log=job.log)
         results[f"job.step(), {count} variable{'s' * (count > 1)}"] = timed("step()", step=job.step)
         job.finish()
 

@@ -95,6 +95,30 @@ QUEUE = 10_000
 HUB_RECORDS = 8_192
 """How many of the newest records are kept in memory for watchers, a count; older ones are read from the store."""
 
+POINTS_PER_SERIES = 1_000
+"""Most points kept of one series of a job's metrics, a count, 24 bytes each; a longer course is thinned."""
+
+SERIES_PER_RANK = 200
+"""Most names under which one rank of a job may log, a count; what comes under further ones is dropped."""
+
+SERIES_PER_JOB = 1_000
+"""Most series of one job, a count; each rank that logs under a name has one."""
+
+SERIES = 5_000
+"""Most series of all jobs, a count: 120 MB. The job that is not connected for longest makes room."""
+
+SAMPLES_PER_SECOND = 400
+"""Most samples a second of one session in the long run, in 1/s; further ones are dropped."""
+
+SAMPLES_BURST = 1_000
+"""Most samples of one session at once after a rest, a count."""
+
+SERIES_ON_PAGE = 1_000
+"""Most series of jobs on the page of metrics, a count; how many are left out is on the page."""
+
+POINTS_IN_ANSWER = 100_000
+"""Most points in one answer of GetMetrics, a count, 24 bytes each: less than the 4 MiB that a gRPC client accepts."""
+
 HTTP_HEADER_BYTES = 16 * 1024
 """Largest request head the metrics endpoint accepts, in bytes."""
 

@@ -12,6 +12,7 @@ from livetuned.domain.errors import DomainError, Reason
 
 _JOB = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _IDENTIFIERS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+_SERIES = re.compile(r"[A-Za-z_][A-Za-z0-9_]*([./][A-Za-z0-9_]+)*")
 
 JOB_RULE = "1 to 63 of a-z, 0-9 and '-', not starting or ending with '-'"
 """The rule for job names, in words."""
@@ -58,6 +59,14 @@ def check_identifier(kind: str, name: str) -> str:
             **{kind: name[:200]},
         )
     return name
+
+
+def is_series_name(name: str) -> bool:
+    """Tells whether a name may be that of a series: parts of letters, digits and '_', joined by '.' or '/'.
+
+    Parts after the first may begin with a digit, as PyTorch's names of parameters do: ``grad/features.0.weight``.
+    """
+    return len(name) <= limits.NAME_BYTES and _SERIES.fullmatch(name) is not None
 
 
 def job_resource(job: str) -> str:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from livetuned.domain import limits
 
 _LATENCY = (
     0.0001,
@@ -27,6 +33,33 @@ _LATENCY = (
     60,
     300,
 )
+
+Newest = Callable[[], Iterable[tuple[str, int, str, float]]]
+"""Gives job, rank, name and newest value of each series that connected programs log."""
+
+
+class _Logged(Collector):
+    """What programs log, as of the scrape. The only labels that programs choose: bounded, and the bound is seen."""
+
+    def __init__(self, newest: Newest) -> None:
+        self._newest = newest
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the newest values, and how many are left out."""
+        values = GaugeMetricFamily(
+            "livetune_job_metric",
+            "Newest value that a connected rank of a job logged under a name.",
+            labels=["job", "rank", "name"],
+        )
+        series = iter(self._newest())
+        for job, rank, name, value in islice(series, limits.SERIES_ON_PAGE):
+            values.add_metric([job, str(rank), name], value)
+        yield values
+        yield GaugeMetricFamily(
+            "livetune_job_metric_series_hidden",
+            "Series of connected ranks that are not on this page, because there are too many.",
+            value=sum(1 for _ in series),
+        )
 
 
 class Metrics:
@@ -84,6 +117,18 @@ class Metrics:
             ["method", "code"],
             registry=self.registry,
         )
+        self.job_samples = Counter(
+            "livetune_job_metric_samples",
+            "Samples of what programs log that were taken.",
+            registry=self.registry,
+        )
+        self.job_samples_dropped = Counter(
+            "livetune_job_metric_samples_dropped",
+            "Samples of what programs log that were dropped: too many series, too often (rate), no name or step "
+            "(invalid), or not sent, because one program logs under too many names (program).",
+            ["reason"],
+            registry=self.registry,
+        )
         build = Gauge(
             "livetune_build_info",
             "1, with the version of the daemon.",
@@ -91,3 +136,7 @@ class Metrics:
             registry=self.registry,
         )
         build.labels(version, platform.python_version()).set(1)
+
+    def show_series(self, newest: Newest) -> None:
+        """Shows on the page what programs log."""
+        self.registry.register(_Logged(newest))

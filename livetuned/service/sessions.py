@@ -20,6 +20,7 @@ from livetuned.domain.records import Applied, Outcome, Payload, PortMoved, Proce
 from livetuned.domain.specs import TriggerSpec
 from livetuned.service import clock
 from livetuned.service.engine import Decide, Engine
+from livetuned.service.jobmetrics import JobMetrics, Source
 from livetuned.service.metrics import Metrics
 from livetuned.service.ports import Ports
 
@@ -48,6 +49,8 @@ class Session:
     instance_id: str
     since: float
     """Monotonic time of its opening."""
+    source: Source
+    """Where what it logs is kept."""
     step: int = -1
     """Last step it told of; -1 before the first safe point."""
     adopt: bool = False
@@ -82,6 +85,8 @@ class Sessions:
         self._engine = engine
         self._ports = ports
         self._metrics = metrics
+        self.logged = JobMetrics(metrics)
+        """What their programs logged: it lives as long as the jobs, and no longer than the daemon."""
         self._open: dict[str, dict[int, Session]] = {}
         self._kept_until = clock.monotonic() + RETURN_GRACE_SECONDS
         self._kept: set[tuple[str, int]] = set()
@@ -254,12 +259,14 @@ class Sessions:
             raise DomainError(Reason.JOB_ENDED, f"job '{name}' has ended", job=name)
         self._kept.discard((name, rank))
         adopt = bool(declared_store_id) and declared_store_id != self._engine.store_id
-        session = Session(name, rank, instance_id, clock.monotonic(), adopt=adopt)
+        source = self.logged.open(name, rank, job.run)
+        session = Session(name, rank, instance_id, clock.monotonic(), source, adopt=adopt)
         self._open.setdefault(name, {})[rank] = session
         return session
 
     def close(self, session: Session) -> None:
         """Closes a session; the job is lost if it was the last one and the job has not ended."""
+        self.logged.close(session.source)
         ranks = self._open.get(session.job, {})
         if ranks.get(session.rank) is session:
             del ranks[session.rank]
@@ -376,6 +383,7 @@ class Sessions:
         """
         await self._engine.submit(name, lambda job: None if job is None else decide.remove(job, actor, reason))
         self._last_steps.pop(name, None)
+        self.logged.forget(name)
 
 
 def _port_moved(port: int) -> Decide:

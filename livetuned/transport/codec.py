@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -24,6 +24,7 @@ from livetuned.domain.records import (
     Registered,
     Removed,
 )
+from livetuned.domain.series import Sample, Series
 from livetuned.domain.specs import RestartPolicy, Scale, TriggerSpec, VariableSpec
 from livetuned.domain.values import Value, ValueType
 from livetuned.service.sessions import JobStatus, Session
@@ -424,3 +425,35 @@ def declare_result(
 
 def _declaration_error(error: DomainError) -> job_pb2.DeclarationError:
     return job_pb2.DeclarationError(reason=error.reason.name, message=error.message)
+
+
+def samples_from_wire(message: job_pb2.Metrics) -> Iterator[Sample]:
+    """Yields what a program logged."""
+    return (Sample(item.name, item.step, item.value) for item in message.samples)
+
+
+def series_to_wire(name: str, rank: int, series: Series, most: int, after_step: int | None) -> control_pb2.MetricSeries:
+    """Returns a series as its message.
+
+    Args:
+        name: The name under which it was logged.
+        rank: The rank that logged it.
+        series: The series, with a sample at least.
+        most: Most points.
+        after_step: Only points after this step; None for all.
+    """
+    points = series.points(most, after_step)
+    step, value, time_us = series.last
+    return control_pb2.MetricSeries(
+        name=name,
+        rank=rank,
+        samples=series.samples,
+        minimum=series.minimum,
+        maximum=series.maximum,
+        last_step=step,
+        last_value=value,
+        last_time=_timestamp(time_us),
+        point_steps=points.steps,
+        point_values=points.values,
+        point_times_us=points.times_us,
+    )

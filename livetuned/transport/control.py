@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from livetuned.transport.many import Many
 from livetuned.transport.scope import scoped_job
 from livetuned.transport.stalls import Stalls
 from livetuned.transport.watching import Events, watch
+
+_SERIES_AT_ONCE = 20
+"""How many series are put into an answer before others have their turn, a count."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -167,6 +171,30 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         with self._s.change_streams.one():
             async for response in self._changing.stream(request_iterator, actor, caller, store_id):
                 yield response
+
+    async def GetMetrics(  # noqa: N802
+        self, request: control_pb2.GetMetricsRequest, context: _Context
+    ) -> control_pb2.GetMetricsResponse:
+        """Describes what a job's program logged."""
+        job = self._job(request.job).name
+        if min(request.max_points, request.rank, request.after_step) < 0:
+            raise DomainError(
+                Reason.INVALID_REQUEST, "max_points, rank and after_step must not be negative", rule=">= 0"
+            )
+        if request.max_points > limits.POINTS_PER_SERIES:
+            raise limit_exceeded(
+                "points_per_series", limits.POINTS_PER_SERIES, f"{request.max_points:,} points of each series"
+            )
+        logged = self._s.sessions.logged
+        series = logged.series(job, frozenset(request.names), request.rank if request.HasField("rank") else None)
+        most = min(request.max_points or 100, max(1, limits.POINTS_IN_ANSWER // max(1, len(series))))
+        after_step = request.after_step if request.HasField("after_step") else None
+        response = control_pb2.GetMetricsResponse(dropped=logged.dropped(job))
+        for number, ((name, rank), one) in enumerate(series):
+            if number % _SERIES_AT_ONCE == _SERIES_AT_ONCE - 1:
+                await asyncio.sleep(0)  # a large answer takes its time: changes must not wait for it
+            response.series.append(codec.series_to_wire(name, rank, one, most, after_step))
+        return response
 
     async def RemoveJob(  # noqa: N802
         self, request: control_pb2.RemoveJobRequest, context: _Context

@@ -104,7 +104,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         ]
         try:
             yield job_pb2.SessionResponse(
-                opened=job_pb2.SessionOpened(store_id=engine.store_id, revision=engine.revision)
+                opened=job_pb2.SessionOpened(store_id=engine.store_id, revision=engine.revision, takes_metrics=True)
             )
             while (response := await responses.get()) is not None:
                 if isinstance(response, Exception):
@@ -131,13 +131,17 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 await reports.put(request.apply)
             elif kind == "progress":
                 session.step = max(session.step, request.progress.step)
+            elif kind == "metrics":
+                logged = request.metrics
+                samples, count = codec.samples_from_wire(logged), len(logged.samples)
+                self._s.sessions.logged.take(session.source, samples, count, logged.refused)
             elif kind == "end":
                 ending = request.end
                 await reports.join()
                 await self._s.sessions.end(session, failed=ending.failed, message=ending.message, step=ending.step)
                 await responses.put(job_pb2.SessionResponse(end_recorded=job_pb2.EndRecorded()))
                 break
-            else:
+            elif kind is not None:  # what a newer program says, and this daemon does not know, is passed over
                 raise DomainError(Reason.INVALID_REQUEST, f"`{kind}` has no place in an open session", rule="open once")
         await responses.put(None)
 

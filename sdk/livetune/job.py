@@ -19,6 +19,7 @@ from livetune import messages as m
 from livetune.driver import Driver, Identity
 from livetune.endpoints import parse_endpoint
 from livetune.errors import DeclarationError, JobExistsError, JobFinishedError
+from livetune.logged import Logged
 from livetune.messages import AppliedChange
 from livetune.ranks import Agreement, Judgement, first_refusal
 from livetune.session import Session
@@ -37,6 +38,8 @@ FINISH_SECONDS = 1.0
 """How long `finish` waits until the daemon has recorded the end."""
 STOP_SECONDS = 0.5
 """How long it then waits for the thread."""
+SETTLE_SECONDS = 0.1
+"""How long `finish` waits for logged values that are on their way from a GPU."""
 CHANGES_KEPT = 10_000
 """How many of the newest changes `Job.changes` keeps."""
 
@@ -121,7 +124,8 @@ class Job:
         self._specs: dict[str, VariableSpec | TriggerSpec] = {}
         self._changes: deque[AppliedChange] = deque(maxlen=CHANGES_KEPT)
         self._port: int | None = None
-        self._session = Session(self._judge)
+        self._logged = Logged(self._name)
+        self._session = Session(self._judge, self._logged)
         self._reactions: list[tuple[Variable[Any], Scalar, Scalar]] = []
         """Variables that were given values at this safe point, with the value and the one before."""
         self._applying: int | None = None
@@ -302,6 +306,34 @@ class Job:
         self._step = self._step + 1 if step is None else _checked_step(step)
         if self._pending:
             self._apply()
+
+    def log(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
+        """Log numbers of the training, for whoever watches it: ``job.log(loss=loss, accuracy=0.9)``.
+
+        Call it as often as you like, from any thread: it never waits, for the network or for a GPU, and never raises
+        because of the daemon. It is a sample, not a record: about once a second the newest value of each series is
+        sent, with the number of the last safe point before it was logged; values between are dropped. While the daemon
+        is away nothing piles up; it gets the newest values when it is back. With ``init(..., ranks=...)`` only what
+        rank 0 logs is sent, since it alone talks to the daemon; ranks on their own each have series of their own. After
+        `finish` nothing is sent any more.
+
+        A value is a float, an int, a bool, a NumPy scalar, or a tensor of one element. A CUDA tensor is copied to the
+        host behind what computes it, about once a second, and nothing waits for that copy; in between, the newest
+        tensor is held, and if the program changes it in place, the later value may be shown. NaN and infinity are
+        values like others.
+
+        Args:
+            values: Values by name, for names that are no identifiers, such as ``{"val/loss": 0.3}``: ASCII letters,
+                digits and underscores in parts joined by dots or slashes, at most 200 bytes. 200 names at most; what is
+                logged under further ones is dropped, and told of once.
+            **named: More values.
+
+        Raises:
+            InvalidNameError: A name breaks the rule.
+            TypeError: A value is no number.
+            ValueError: An int is too large for a 64-bit float.
+        """
+        self._logged.put(named if values is None else {**values, **named}, self._step)
 
     def _reached(self) -> int:
         """The step the program is at, -1 before the first safe point; for the driver."""
@@ -500,6 +532,8 @@ class Job:
             failed: Whether it ends with an error.
             message: What the error was; shortened to 1,000 characters.
         """
+        if not self._finished and self._driver is not None:
+            self._logged.settle(SETTLE_SECONDS)
         with self._lock:
             driver = self._driver
             if self._finished or driver is None:
@@ -538,6 +572,7 @@ class Job:
         self._ranks = None
         self._finished = True
         self._pending = False
+        self._logged = Logged(self._name)  # what is on its way from a GPU is the parent's
         for trigger in self._triggers.values():
             trigger._drop()  # noqa: SLF001 - the parent consumes its firings
         # The parent's threads held these in a state that nobody will ever change again.

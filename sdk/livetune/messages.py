@@ -82,7 +82,25 @@ class End:
     step: int
 
 
-Message = Open | Declare | Report | Progress | End
+@dataclass(frozen=True)
+class Sample:
+    """A value that the program logged."""
+
+    name: str
+    step: int
+    value: float
+    """May be NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What was logged since the last such message, and how many values were not kept since then."""
+
+    samples: tuple[Sample, ...]
+    refused: int
+
+
+Message = Open | Declare | Report | Progress | Metrics | End
 
 # --- Events -----------------------------------------------------------------------------------------------------------
 
@@ -148,6 +166,8 @@ class Opened:
 
     store_id: str
     revision: int
+    takes_metrics: bool = False
+    """The daemon keeps what programs log; an older one would end the stream."""
 
 
 @dataclass(frozen=True)

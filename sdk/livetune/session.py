@@ -15,6 +15,7 @@ from itertools import takewhile
 from typing import Any
 
 from livetune import messages as m
+from livetune.logged import Logged
 from livetune.specs import MAX_DECLARATION_BYTES, Scalar, TriggerSpec, VariableSpec
 
 __all__ = ["Session"]
@@ -79,10 +80,14 @@ class Session:
 
     Args:
         judge: What the program says of new values, asked at the safe point only.
+        logged: What the program logs; None for nothing.
     """
 
-    def __init__(self, judge: Judge = _accept) -> None:
+    def __init__(self, judge: Judge = _accept, logged: Logged | None = None) -> None:
         self._judge = judge
+        self._logged = logged
+        self._takes_metrics = False
+        """The daemon of this stream keeps what programs log."""
         self._variables: dict[str, _Variable] = {}
         self._triggers: dict[str, _Trigger] = {}
         self._waiting: dict[int, _Waiting] = {}
@@ -260,14 +265,24 @@ class Session:
         return self._if_open(report)
 
     def _tick(self, event: m.Tick) -> list[m.Action]:
-        if not self._open or event.step == self._told_step:
+        if not self._open:
             return []
-        self._told_step = event.step
-        return [m.Send(m.Progress(event.step))]
+        actions = self._metrics()
+        if event.step != self._told_step:
+            self._told_step = event.step
+            actions.append(m.Send(m.Progress(event.step)))
+        return actions
+
+    def _metrics(self) -> list[m.Action]:
+        """Send what was logged since it was sent last. Nothing waits for a daemon that is away: it gets the newest."""
+        if self._logged is None or not self._takes_metrics:
+            return []
+        samples, refused = self._logged.take()
+        return [m.Send(m.Metrics(samples, refused))] if samples or refused else []
 
     def _finish(self, event: m.Finish) -> list[m.Action]:
         self._end = m.End(event.failed, event.message, event.step)
-        return self._if_open(self._end)
+        return [*(self._metrics() if self._open else ()), *self._if_open(self._end)]
 
     def _if_open(self, message: m.Message) -> list[m.Action]:
         # What is not sent now is said when the stream opens.
@@ -296,8 +311,11 @@ class Session:
         self._waiting.clear()
         self._outbox.clear()
 
-    def _opened(self, _: m.Opened) -> list[m.Action]:
+    def _opened(self, event: m.Opened) -> list[m.Action]:
         self._open = True
+        self._takes_metrics = event.takes_metrics
+        if self._logged is not None:
+            self._logged.repeat()
         self._told_step = -1
         self._unanswered = 0
         actions: list[m.Action] = []
@@ -308,7 +326,7 @@ class Session:
         self._known = not self._unanswered
         actions += [m.Send(report) for report in self._outbox.values()]
         if self._end is not None:
-            actions.append(m.Send(self._end))
+            actions += [*self._metrics(), m.Send(self._end)]
         return actions
 
     def _declared(self, event: m.Declared) -> list[m.Action]:

@@ -116,6 +116,8 @@ def request_from_message(
         return job_pb2.SessionRequest(apply=_report(message))
     if isinstance(message, m.Progress):
         return job_pb2.SessionRequest(progress=job_pb2.Progress(step=message.step))
+    if isinstance(message, m.Metrics):
+        return job_pb2.SessionRequest(metrics=_metrics(message))
     return job_pb2.SessionRequest(end=job_pb2.End(failed=message.failed, message=message.message, step=message.step))
 
 
@@ -149,6 +151,15 @@ def _outcome(outcome: m.Outcome, *, is_trigger: bool) -> types_pb2.Outcome:
     return types_pb2.Outcome(variable_id=outcome.name, status=status, effective=effective, reason=outcome.reason)
 
 
+def _metrics(message: m.Metrics) -> job_pb2.Metrics:
+    return job_pb2.Metrics(
+        samples=[
+            job_pb2.MetricSample(name=sample.name, step=sample.step, value=sample.value) for sample in message.samples
+        ],
+        refused=message.refused,
+    )
+
+
 def registered_from_response(response: job_pb2.RegisterResponse) -> m.Registered:
     """Translate the answer to a registration."""
     return m.Registered(response.store_id, response.run, response.port, response.revision)
@@ -164,7 +175,8 @@ def event_from_response(response: job_pb2.SessionResponse) -> m.DaemonEvent | No
     if kind == "declared":
         return _declared(response.declared)
     if kind == "opened":
-        return m.Opened(response.opened.store_id, response.opened.revision)
+        opened = response.opened
+        return m.Opened(opened.store_id, opened.revision, opened.takes_metrics)
     if kind == "end_recorded":
         return m.EndRecorded()
     return None

@@ -15,7 +15,7 @@ class Exit(IntEnum):
     USAGE = 2
     """The command is wrong: an unknown option, a bad name, a value of the wrong type."""
     NOT_FOUND = 3
-    """No such job, variable, trigger or change."""
+    """No such job, variable, trigger, series or change."""
     CONFLICT = 4
     """It was changed meanwhile (--if-revision, undo), or again before the job took it."""
     REFUSED = 5

@@ -1,4 +1,4 @@
-"""Owns the entry point and the group; the commands themselves are in `reading`, `changing`, `history`, `watching`."""
+"""Owns the entry point and the group; the commands are in `reading`, `changing`, `history`, `metrics`, `watching`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ltctl.changing import remove, set_values, trigger, undo
 from ltctl.client import Client
 from ltctl.exits import EXIT_HELP, CommandError, Exit, ReaderLeftError
 from ltctl.history import history
+from ltctl.metrics import metrics
 from ltctl.reading import describe, get, jobs
 from ltctl.text import note
 from ltctl.watching import watch
@@ -40,7 +41,7 @@ def cli(ctx: click.Context, endpoint: str | None, port: int | None) -> None:
     ctx.call_on_close(ctx.obj.close)
 
 
-for command in (jobs, get, describe, set_values, trigger, undo, history, watch, remove):
+for command in (jobs, get, describe, set_values, trigger, undo, history, metrics, watch, remove):
     cli.add_command(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from google.protobuf.timestamp_pb2 import Timestamp
+
+    from livetune.v1 import control_pb2
 
 Data = dict[str, Any]
 _FEW = 3
@@ -33,6 +36,11 @@ def state(job: types_pb2.Job) -> str:
 def iso_time(stamp: Timestamp) -> str:
     """Return a time as programs read it: ISO 8601 in UTC."""
     return datetime.fromtimestamp(stamp.seconds, timezone.utc).replace(microsecond=stamp.nanos // 1_000).isoformat()
+
+
+def _iso_time_us(time_us: int) -> str:
+    seconds, rest = divmod(time_us, 1_000_000)
+    return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest).isoformat()
 
 
 def local_time(stamp: Timestamp) -> str:
@@ -229,6 +237,31 @@ def change_data(change: types_pb2.Change) -> Data:
         "applies": [apply_data(apply) for apply in change.applies],
         "lapsed": list(change.lapsed_ids),
         "undone_revision": change.undone_revision or None,
+    }
+
+
+def _number_data(number: float) -> float | str:
+    """Return a number as JSON can hold it: what is not finite as a word, as protobuf's JSON has it."""
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def series_data(series: control_pb2.MetricSeries) -> Data:
+    """Return what one rank logged under one name."""
+    return {
+        "name": series.name,
+        "rank": series.rank,
+        "step": series.last_step,
+        "value": _number_data(series.last_value),
+        "time": iso_time(series.last_time),
+        "minimum": series.minimum if series.HasField("minimum") else None,
+        "maximum": series.maximum if series.HasField("maximum") else None,
+        "samples": series.samples,
+        "points": [
+            {"step": step, "value": _number_data(value), "time": _iso_time_us(time_us)}
+            for step, value, time_us in zip(series.point_steps, series.point_values, series.point_times_us, strict=True)
+        ],
     }
 
 

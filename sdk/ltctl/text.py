@@ -31,7 +31,7 @@ def safe(text: str) -> str:
 
 def arrow() -> str:
     """Return the arrow between old and new that the terminal can show."""
-    return "→" if _can_show("→") else "->"
+    return "→" if can_show("→") else "->"
 
 
 def _encoding() -> str:
@@ -39,7 +39,8 @@ def _encoding() -> str:
     return (sys.stdout and sys.stdout.encoding) or "ascii"
 
 
-def _can_show(text: str) -> bool:
+def can_show(text: str) -> bool:
+    """Tell whether the terminal can show a text."""
     try:
         text.encode(_encoding())
     except (UnicodeEncodeError, LookupError):
@@ -134,7 +135,7 @@ def to_json(data: object, *, pretty: bool = True) -> str:
     """Write JSON, indented or in one line."""
     indent = 2 if pretty else None
     text = json.dumps(data, indent=indent, ensure_ascii=False)
-    if not _can_show(text):
+    if not can_show(text):
         return json.dumps(data, indent=indent)
     # JSON escapes only what is below a space; the rest that steers a terminal is escaped here, and still valid JSON.
     return _RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

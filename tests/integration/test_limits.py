@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from livetune.v1 import control_pb2, errors_pb2, types_pb2
+from livetune.v1 import control_pb2, errors_pb2, job_pb2, types_pb2
 from livetuned.domain import limits
 from livetuned.domain.errors import DomainError
 from livetuned.domain.history import ChangeFilter
@@ -25,11 +25,13 @@ from livetuned.transport.stalls import Stalls
 from support.daemon import Daemon, eventually
 from support.domain import PROCESS
 from support.memory_store import MemoryStore
+from support.metrics import metric
 from support.process import Process, float_spec
 
 SMALL = {
     "JOBS": 3, "NAMES_PER_JOB": 4, "WATCHERS": 2, "CHANGE_STREAMS": 1, "SESSIONS": 2, "PENDING_FIRINGS": 2,
-    "ASSIGNMENTS_PER_CHANGE": 2, "CHOICES": 2, "RANKS_PER_JOB": 4,
+    "ASSIGNMENTS_PER_CHANGE": 2, "CHOICES": 2, "RANKS_PER_JOB": 4, "SERIES_PER_RANK": 2, "POINTS_PER_SERIES": 4,
+    "POINTS_IN_ANSWER": 3, "SAMPLES_BURST": 40, "SAMPLES_PER_SECOND": 1,
 }  # fmt: skip
 
 
@@ -160,6 +162,28 @@ def test_how_often_a_caller_may(daemon: Daemon, process: Process) -> None:
             set_as("script")
         assert "changes_per_second" == exceeded(lambda: set_as("script"))
         assert 0 < set_as("ann").change.revision
+
+
+def test_how_much_a_program_may_log(daemon: Daemon, process: Process) -> None:
+    def send(*names: str, step: int) -> None:
+        samples = [job_pb2.MetricSample(name=name, step=step, value=0.5) for name in names]
+        process.send(metrics=job_pb2.Metrics(samples=samples))
+        process.declare()  # answered in its order: what was sent before is read, and the session goes on
+
+    def get(**fields: int) -> control_pb2.GetMetricsResponse:
+        return control.GetMetrics(control_pb2.GetMetricsRequest(job="jobs/vgg", **fields))
+
+    with daemon.control() as control:
+        assert "points_per_series" == exceeded(lambda: get(max_points=5))
+        send("a", "b", "c", step=1)
+        assert (["a", "b"], 1) == ([series.name for series in get().series], get().dropped)
+        for step in range(2, 10):
+            send("a", "b", step=step)
+        # Of 4 points of each that are kept, an answer of 3 in all has 1 of each: the newest.
+        assert [[9], [9]] == [list(series.point_steps) for series in get(max_points=4).series]
+        send(*["a"] * 100, step=10)
+        assert get().dropped > 50
+        assert 0.0 == metric(daemon, "livetune_job_metric_series_hidden")
 
 
 def test_names_at_their_limits() -> None:

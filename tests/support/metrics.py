@@ -15,7 +15,7 @@ def page(daemon: Daemon, path: str = "/metrics") -> str:
         return str(answer.read().decode())
 
 
-def metric(daemon: Daemon, name: str, **labels: str) -> float:
+def metric(daemon: Daemon, name: str, /, **labels: str) -> float:
     """Returns the value of a sample, the sum if several have the labels, 0.0 if none has."""
     return sum(
         sample.value

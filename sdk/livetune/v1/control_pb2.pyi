@@ -450,6 +450,134 @@ class StreamedAnswer(google.protobuf.message.Message):
 global___StreamedAnswer = StreamedAnswer
 
 @typing.final
+class GetMetricsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
+    RANK_FIELD_NUMBER: builtins.int
+    AFTER_STEP_FIELD_NUMBER: builtins.int
+    MAX_POINTS_FIELD_NUMBER: builtins.int
+    job: builtins.str
+    """jobs/{job}"""
+    rank: builtins.int
+    """Only series of this rank."""
+    after_step: builtins.int
+    """Only points after this step. Absent means all."""
+    max_points: builtins.int
+    """At most this many points of each series, chosen evenly, the first and the last among them; 0 means 100. At most
+    1,000. Fewer are given if the answer would hold more than 100,000 in all.
+    """
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Only series of these names; empty means all. A name that nobody logged is no error: it has no series."""
+
+    def __init__(
+        self,
+        *,
+        job: builtins.str = ...,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
+        rank: builtins.int | None = ...,
+        after_step: builtins.int | None = ...,
+        max_points: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_after_step", b"_after_step", "_rank", b"_rank", "after_step", b"after_step", "rank", b"rank"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_after_step", b"_after_step", "_rank", b"_rank", "after_step", b"after_step", "job", b"job", "max_points", b"max_points", "names", b"names", "rank", b"rank"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_after_step", b"_after_step"]) -> typing.Literal["after_step"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_rank", b"_rank"]) -> typing.Literal["rank"] | None: ...
+
+global___GetMetricsRequest = GetMetricsRequest
+
+@typing.final
+class GetMetricsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: builtins.int
+    DROPPED_FIELD_NUMBER: builtins.int
+    dropped: builtins.int
+    """Values of this run that were dropped since the daemon started, because of a limit: too many series, or too often."""
+    @property
+    def series(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MetricSeries]:
+        """By name, then by rank."""
+
+    def __init__(
+        self,
+        *,
+        series: collections.abc.Iterable[global___MetricSeries] | None = ...,
+        dropped: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dropped", b"dropped", "series", b"series"]) -> None: ...
+
+global___GetMetricsResponse = GetMetricsResponse
+
+@typing.final
+class MetricSeries(google.protobuf.message.Message):
+    """What one rank logged under one name."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    RANK_FIELD_NUMBER: builtins.int
+    SAMPLES_FIELD_NUMBER: builtins.int
+    MINIMUM_FIELD_NUMBER: builtins.int
+    MAXIMUM_FIELD_NUMBER: builtins.int
+    LAST_STEP_FIELD_NUMBER: builtins.int
+    LAST_VALUE_FIELD_NUMBER: builtins.int
+    LAST_TIME_FIELD_NUMBER: builtins.int
+    POINT_STEPS_FIELD_NUMBER: builtins.int
+    POINT_VALUES_FIELD_NUMBER: builtins.int
+    POINT_TIMES_US_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    rank: builtins.int
+    samples: builtins.int
+    """How many samples the daemon took."""
+    minimum: builtins.float
+    """Smallest and largest of all finite samples taken; absent if there was none."""
+    maximum: builtins.float
+    last_step: builtins.int
+    """The newest sample, and when the daemon received it."""
+    last_value: builtins.float
+    @property
+    def last_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def point_steps(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The course: three columns of one length, steps rising, the first and the newest sample among them. A long course is
+        thinned: every second, fourth, ... sample is kept, and extremes between them are not in it.
+        """
+
+    @property
+    def point_values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
+    @property
+    def point_times_us(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """When the daemon received each, in microseconds since the Unix epoch."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        rank: builtins.int = ...,
+        samples: builtins.int = ...,
+        minimum: builtins.float | None = ...,
+        maximum: builtins.float | None = ...,
+        last_step: builtins.int = ...,
+        last_value: builtins.float = ...,
+        last_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        point_steps: collections.abc.Iterable[builtins.int] | None = ...,
+        point_values: collections.abc.Iterable[builtins.float] | None = ...,
+        point_times_us: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "last_time", b"last_time", "maximum", b"maximum", "minimum", b"minimum"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "last_step", b"last_step", "last_time", b"last_time", "last_value", b"last_value", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "point_steps", b"point_steps", "point_times_us", b"point_times_us", "point_values", b"point_values", "rank", b"rank", "samples", b"samples"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_maximum", b"_maximum"]) -> typing.Literal["maximum"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_minimum", b"_minimum"]) -> typing.Literal["minimum"] | None: ...
+
+global___MetricSeries = MetricSeries
+
+@typing.final
 class RemoveJobRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -73,6 +73,11 @@ class ControlServiceStub(object):
                 request_serializer=livetune_dot_v1_dot_control__pb2.ListChangesRequest.SerializeToString,
                 response_deserializer=livetune_dot_v1_dot_control__pb2.ListChangesResponse.FromString,
                 _registered_method=True)
+        self.GetMetrics = channel.unary_unary(
+                '/livetune.v1.ControlService/GetMetrics',
+                request_serializer=livetune_dot_v1_dot_control__pb2.GetMetricsRequest.SerializeToString,
+                response_deserializer=livetune_dot_v1_dot_control__pb2.GetMetricsResponse.FromString,
+                _registered_method=True)
         self.RemoveJob = channel.unary_unary(
                 '/livetune.v1.ControlService/RemoveJob',
                 request_serializer=livetune_dot_v1_dot_control__pb2.RemoveJobRequest.SerializeToString,
@@ -147,6 +152,14 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetMetrics(self, request, context):
+        """Describes what a job's program logged: of each series the newest value and the course. Kept in memory only: after a
+        restart of the daemon it begins with the newest values. Asks for nothing of the program.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveJob(self, request, context):
         """Ends a job that is lost, or forgets one that has ended.
         """
@@ -206,6 +219,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ListChanges,
                     request_deserializer=livetune_dot_v1_dot_control__pb2.ListChangesRequest.FromString,
                     response_serializer=livetune_dot_v1_dot_control__pb2.ListChangesResponse.SerializeToString,
+            ),
+            'GetMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetrics,
+                    request_deserializer=livetune_dot_v1_dot_control__pb2.GetMetricsRequest.FromString,
+                    response_serializer=livetune_dot_v1_dot_control__pb2.GetMetricsResponse.SerializeToString,
             ),
             'RemoveJob': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveJob,
@@ -416,6 +434,33 @@ class ControlService(object):
             '/livetune.v1.ControlService/ListChanges',
             livetune_dot_v1_dot_control__pb2.ListChangesRequest.SerializeToString,
             livetune_dot_v1_dot_control__pb2.ListChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/livetune.v1.ControlService/GetMetrics',
+            livetune_dot_v1_dot_control__pb2.GetMetricsRequest.SerializeToString,
+            livetune_dot_v1_dot_control__pb2.GetMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

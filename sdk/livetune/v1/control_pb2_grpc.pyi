@@ -69,6 +69,14 @@ class ControlServiceStub:
     ]
     """Lists changes, newest last, with what became of them."""
 
+    GetMetrics: grpc.UnaryUnaryMultiCallable[
+        livetune.v1.control_pb2.GetMetricsRequest,
+        livetune.v1.control_pb2.GetMetricsResponse,
+    ]
+    """Describes what a job's program logged: of each series the newest value and the course. Kept in memory only: after a
+    restart of the daemon it begins with the newest values. Asks for nothing of the program.
+    """
+
     RemoveJob: grpc.UnaryUnaryMultiCallable[
         livetune.v1.control_pb2.RemoveJobRequest,
         livetune.v1.control_pb2.RemoveJobResponse,
@@ -139,6 +147,14 @@ class ControlServiceAsyncStub:
         livetune.v1.control_pb2.ListChangesResponse,
     ]
     """Lists changes, newest last, with what became of them."""
+
+    GetMetrics: grpc.aio.UnaryUnaryMultiCallable[
+        livetune.v1.control_pb2.GetMetricsRequest,
+        livetune.v1.control_pb2.GetMetricsResponse,
+    ]
+    """Describes what a job's program logged: of each series the newest value and the course. Kept in memory only: after a
+    restart of the daemon it begins with the newest values. Asks for nothing of the program.
+    """
 
     RemoveJob: grpc.aio.UnaryUnaryMultiCallable[
         livetune.v1.control_pb2.RemoveJobRequest,
@@ -224,6 +240,16 @@ class ControlServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[livetune.v1.control_pb2.ListChangesResponse, collections.abc.Awaitable[livetune.v1.control_pb2.ListChangesResponse]]:
         """Lists changes, newest last, with what became of them."""
+
+    @abc.abstractmethod
+    def GetMetrics(
+        self,
+        request: livetune.v1.control_pb2.GetMetricsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[livetune.v1.control_pb2.GetMetricsResponse, collections.abc.Awaitable[livetune.v1.control_pb2.GetMetricsResponse]]:
+        """Describes what a job's program logged: of each series the newest value and the course. Kept in memory only: after a
+        restart of the daemon it begins with the newest values. Asks for nothing of the program.
+        """
 
     @abc.abstractmethod
     def RemoveJob(

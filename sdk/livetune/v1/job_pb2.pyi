@@ -91,6 +91,7 @@ class SessionRequest(google.protobuf.message.Message):
     APPLY_FIELD_NUMBER: builtins.int
     PROGRESS_FIELD_NUMBER: builtins.int
     END_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
     @property
     def open(self) -> global___SessionOpen: ...
     @property
@@ -101,6 +102,12 @@ class SessionRequest(google.protobuf.message.Message):
     def progress(self) -> global___Progress: ...
     @property
     def end(self) -> global___End: ...
+    @property
+    def metrics(self) -> global___Metrics:
+        """Only after an `opened` that says `takes_metrics`: older daemons end the stream at what they do not know. From this
+        version on, a message that the daemon does not know is passed over.
+        """
+
     def __init__(
         self,
         *,
@@ -109,10 +116,11 @@ class SessionRequest(google.protobuf.message.Message):
         apply: global___ApplyReport | None = ...,
         progress: global___Progress | None = ...,
         end: global___End | None = ...,
+        metrics: global___Metrics | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["apply", b"apply", "declare", b"declare", "end", b"end", "message", b"message", "open", b"open", "progress", b"progress"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["apply", b"apply", "declare", b"declare", "end", b"end", "message", b"message", "open", b"open", "progress", b"progress"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["open", "declare", "apply", "progress", "end"] | None: ...
+    def HasField(self, field_name: typing.Literal["apply", b"apply", "declare", b"declare", "end", b"end", "message", b"message", "metrics", b"metrics", "open", b"open", "progress", b"progress"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["apply", b"apply", "declare", b"declare", "end", b"end", "message", b"message", "metrics", b"metrics", "open", b"open", "progress", b"progress"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["open", "declare", "apply", "progress", "end", "metrics"] | None: ...
 
 global___SessionRequest = SessionRequest
 
@@ -252,6 +260,59 @@ class Progress(google.protobuf.message.Message):
 global___Progress = Progress
 
 @typing.final
+class Metrics(google.protobuf.message.Message):
+    """What the program logged since the last such message, sampled: of each series the newest value only, about once a
+    second. Never acknowledged and never repeated but after a new `opened`, when the newest value of every series is sent
+    again. What is beyond a limit is dropped and counted; the stream goes on.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: builtins.int
+    REFUSED_FIELD_NUMBER: builtins.int
+    refused: builtins.int
+    """How many values the process has not kept since the last such message, because it logs under too many names."""
+    @property
+    def samples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MetricSample]: ...
+    def __init__(
+        self,
+        *,
+        samples: collections.abc.Iterable[global___MetricSample] | None = ...,
+        refused: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["refused", b"refused", "samples", b"samples"]) -> None: ...
+
+global___Metrics = Metrics
+
+@typing.final
+class MetricSample(google.protobuf.message.Message):
+    """A value that a program logged."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Letters, digits and underscores in parts joined by dots or slashes, such as `loss` or `val/loss`."""
+    step: builtins.int
+    """The step at which it was logged. A step that is not above that of the sample before replaces what was kept from
+    there on: a program that takes up its run from a checkpoint passes the same steps again.
+    """
+    value: builtins.float
+    """May be NaN or infinite: that is what one wants to see."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        step: builtins.int = ...,
+        value: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "step", b"step", "value", b"value"]) -> None: ...
+
+global___MetricSample = MetricSample
+
+@typing.final
 class End(google.protobuf.message.Message):
     """The process is about to leave for good."""
 
@@ -320,19 +381,23 @@ class SessionOpened(google.protobuf.message.Message):
 
     STORE_ID_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
+    TAKES_METRICS_FIELD_NUMBER: builtins.int
     store_id: builtins.str
     revision: builtins.int
     """The store's last revision when the session opened. An `after_revision` beyond it ends the session with
     FAILED_PRECONDITION, STORE_REPLACED: the process then registers anew and takes nothing for granted. One that was
     compacted away loses nothing: the answers to the declarations carry every value and every firing that counts.
     """
+    takes_metrics: builtins.bool
+    """`metrics` may be sent. False from a daemon that does not know them."""
     def __init__(
         self,
         *,
         store_id: builtins.str = ...,
         revision: builtins.int = ...,
+        takes_metrics: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["revision", b"revision", "store_id", b"store_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["revision", b"revision", "store_id", b"store_id", "takes_metrics", b"takes_metrics"]) -> None: ...
 
 global___SessionOpened = SessionOpened
 

@@ -64,7 +64,7 @@ class JobServiceServicer(object):
 
     def Session(self, request_iterator, context):
         """The conversation of one registered process with the daemon. Up: `open` first, then declarations, applies,
-        progress, at last `end`. Down: `opened` first, then one `declared` for each `declare`, in order, and every
+        progress, metrics if the daemon takes them, at last `end`. Down: `opened` first, then one `declared` for each `declare`, in order, and every
         change of the job after `open.after_revision`, in the order of revisions, once. An error of one declaration is
         part of its `declared`; anything else that is wrong ends the stream with a status.
         """

@@ -37,7 +37,7 @@ class JobServiceStub:
         livetune.v1.job_pb2.SessionResponse,
     ]
     """The conversation of one registered process with the daemon. Up: `open` first, then declarations, applies,
-    progress, at last `end`. Down: `opened` first, then one `declared` for each `declare`, in order, and every
+    progress, metrics if the daemon takes them, at last `end`. Down: `opened` first, then one `declared` for each `declare`, in order, and every
     change of the job after `open.after_revision`, in the order of revisions, once. An error of one declaration is
     part of its `declared`; anything else that is wrong ends the stream with a status.
     """
@@ -61,7 +61,7 @@ class JobServiceAsyncStub:
         livetune.v1.job_pb2.SessionResponse,
     ]
     """The conversation of one registered process with the daemon. Up: `open` first, then declarations, applies,
-    progress, at last `end`. Down: `opened` first, then one `declared` for each `declare`, in order, and every
+    progress, metrics if the daemon takes them, at last `end`. Down: `opened` first, then one `declared` for each `declare`, in order, and every
     change of the job after `open.after_revision`, in the order of revisions, once. An error of one declaration is
     part of its `declared`; anything else that is wrong ends the stream with a status.
     """
@@ -89,7 +89,7 @@ class JobServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[livetune.v1.job_pb2.SessionResponse], collections.abc.AsyncIterator[livetune.v1.job_pb2.SessionResponse]]:
         """The conversation of one registered process with the daemon. Up: `open` first, then declarations, applies,
-        progress, at last `end`. Down: `opened` first, then one `declared` for each `declare`, in order, and every
+        progress, metrics if the daemon takes them, at last `end`. Down: `opened` first, then one `declared` for each `declare`, in order, and every
         change of the job after `open.after_revision`, in the order of revisions, once. An error of one declaration is
         part of its `declared`; anything else that is wrong ends the stream with a status.
         """
