@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         JobExistsError,
         JobFinishedError,
         LiveTuneError,
+        ReplayError,
         Veto,
         WireError,
     )
@@ -47,6 +48,7 @@ __all__ = [
     "JobExistsError",
     "JobFinishedError",
     "LiveTuneError",
+    "ReplayError",
     "Trigger",
     "Variable",
     "Veto",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from livetune import messages as m
 from livetune.driver import Driver, Identity
 from livetune.endpoints import parse_endpoint
-from livetune.errors import DeclarationError, JobExistsError, JobFinishedError
+from livetune.errors import DeclarationError, JobExistsError, JobFinishedError, ReplayError
 from livetune.messages import AppliedChange
 from livetune.session import Session
 from livetune.specs import INT64_MAX, Scalar, TriggerSpec, VariableSpec, check_job_name, declare_trigger, differences
@@ -27,6 +27,9 @@ from livetune.variable import Variable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from livetune.recorder import Recorder
+    from livetune.replay import Replay
 
 __all__ = ["Job", "init"]
 
@@ -45,7 +48,14 @@ _jobs: weakref.WeakSet[Job] = weakref.WeakSet()
 _live_lock = threading.Lock()
 
 
-def init(name: str, *, endpoint: str | None = None, latest_only: bool = False) -> Job:
+def init(
+    name: str,
+    *,
+    endpoint: str | None = None,
+    latest_only: bool = False,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+) -> Job:
     """Make this process a tunable job. Returns at once, whether a daemon is there or not.
 
     A daemon is looked for at ``LIVETUNE_ENDPOINT``, then at the user's socket, the system's socket and
@@ -57,24 +67,69 @@ def init(name: str, *, endpoint: str | None = None, latest_only: bool = False) -
         endpoint: ``unix:/path`` or ``host:port``, to look nowhere else.
         latest_only: After a break, take only the newest value of each variable, not every change between. Firings of
             triggers are never left out.
+        record: File to write what takes effect to, and at which step; ``LIVETUNE_RECORD`` if None. ``{rank}`` in its
+            name stands for the rank. A file that exists is continued. A fault of the disk is a warning, and ends the
+            record, not the training.
+        replay: File to take values and firings from, at the steps that it says; ``LIVETUNE_REPLAY`` if None. A record,
+            or what ``ltctl history JOB -o jsonl`` printed. There is no daemon then: endpoints are ignored. ``{rank}``
+            as above.
 
     Raises:
         InvalidNameError: The name breaks the rule.
         EndpointError: The endpoint, or ``LIVETUNE_ENDPOINT``, can't be read.
         JobExistsError: This process has a live job of that name.
+        ReplayError: The file to replay is missing, empty, of a newer version or wrong in a line; or a record is asked
+            for in the very file that is replayed, or in one file for several ranks.
         ValueError: ``RANK`` or ``WORLD_SIZE`` are set to what is no rank.
     """
     check_job_name(name)
-    chosen = endpoint or os.environ.get("LIVETUNE_ENDPOINT")
+    rank, world_size = _rank_from(os.environ)
+    source, target = _file("replay", replay, rank), _file("record", record, rank)
+    chosen = "" if source else endpoint or os.environ.get("LIVETUNE_ENDPOINT")
     if chosen:
         parse_endpoint(chosen)  # a typing error must be told now: later nobody listens
-    rank, world_size = _rank_from(os.environ)
+    if target and world_size > 1 and target == _file("record", record, rank + 1):
+        raise ReplayError(
+            f"record={target!r}: each of {world_size} ranks needs a file of its own, with {{rank}} in its name"
+        )
+    if source and target and os.path.realpath(source) == os.path.realpath(target):
+        raise ReplayError(f"record and replay must be two files, got {source!r} for both")
+    replayed = _replay(name, source, rank) if source else None
     with _live_lock:
         if name in _live:
             raise JobExistsError(f"job {name!r} is live in this process already: finish() it first, or use that one")
-        job = _live[name] = Job(name, endpoint=endpoint, rank=rank, world_size=world_size, latest_only=latest_only)
+        job = _live[name] = Job(
+            name,
+            endpoint=endpoint,
+            rank=rank,
+            world_size=world_size,
+            latest_only=latest_only,
+            replay=replayed,
+            recorder=_recorder(target, name, rank, world_size) if target else None,
+        )
     job._start()  # noqa: SLF001 - made here
     return job
+
+
+def _file(word: str, given: str | os.PathLike[str] | None, rank: int) -> str:
+    """Return the file that is asked for by an argument, or else by the environment; "" if none is."""
+    path = os.environ.get(f"LIVETUNE_{word.upper()}", "") if given is None else os.fspath(given)
+    return path.replace("{rank}", str(rank))
+
+
+def _replay(name: str, path: str, rank: int) -> Replay:
+    from livetune.replay import Replay  # loads what a live job need not
+
+    replay = Replay.read(path, rank)
+    for text in replay.warnings:
+        log.warning("job %s: %s", name, text)
+    return replay
+
+
+def _recorder(path: str, name: str, rank: int, world_size: int) -> Recorder:
+    from livetune.recorder import Recorder  # the same
+
+    return Recorder(path, job=name, rank=rank, world_size=world_size)
 
 
 def _rank_from(environ: Mapping[str, str]) -> tuple[int, int]:
@@ -97,7 +152,15 @@ class Job:
     """
 
     def __init__(
-        self, name: str, *, endpoint: str | None, rank: int, world_size: int, latest_only: bool = False
+        self,
+        name: str,
+        *,
+        endpoint: str | None,
+        rank: int,
+        world_size: int,
+        latest_only: bool = False,
+        replay: Replay | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._name = name
         self._step = 0
@@ -109,7 +172,10 @@ class Job:
         self._specs: dict[str, VariableSpec | TriggerSpec] = {}
         self._changes: deque[AppliedChange] = deque(maxlen=CHANGES_KEPT)
         self._port: int | None = None
-        self._session = Session(self._judge)
+        self._replay = replay
+        self._recorder = recorder
+        # What was recorded has been judged: a replay does not ask the program again.
+        self._session = replay or Session(self._judge)
         self._reactions: list[tuple[Variable[Any], Scalar, Scalar]] = []
         """Variables that were given values at this safe point, with the value and the one before."""
         self._applying: int | None = None
@@ -119,7 +185,7 @@ class Job:
         self._recorded = threading.Event()
         self._finished = False
         identity = Identity(name, uuid.uuid4().hex, rank, world_size, latest_only)
-        self._driver: Driver | None = Driver(identity, endpoint, self._deliver, self._reached)
+        self._driver = None if replay else Driver(identity, endpoint, self._deliver, self._reached)
         _jobs.add(self)
 
     def _start(self) -> None:
@@ -209,7 +275,8 @@ class Job:
 
         Raises:
             InvalidNameError: The name breaks the rule.
-            DeclarationError: The declaration is wrong in itself, or contradicts an earlier one.
+            DeclarationError: The declaration is wrong in itself, contradicts an earlier one, or does not allow a value
+                that is to be replayed.
             JobFinishedError: The job has ended.
         """
         spec = VariableSpec.declare(
@@ -254,6 +321,10 @@ class Job:
             raise JobFinishedError(f"job {self._name!r} has ended: {spec.name!r} can't be declared any more")
         known = self._specs.get(spec.name)
         if known is None:
+            if self._replay is not None:
+                self._replay.check(spec)
+            if self._recorder is not None:
+                self._recorder.declared(spec)
             self._specs[spec.name] = spec
             return True
         if differs := differences(known, spec):
@@ -295,6 +366,8 @@ class Job:
                 actions = self._session.handle(m.SafePoint(self._step))
                 self._pending = False
                 self._do(actions)
+                if self._recorder is not None:
+                    self._recorder.safe_point(self._step, actions, self._session.store_id)
                 reactions, self._reactions = self._reactions, []
                 self._pending = self._pending or bool(reactions)
             # Without the lock: what reacts may take its time, and the daemon is listened to meanwhile.
@@ -309,6 +382,8 @@ class Job:
     def _consume(self, trigger: str) -> None:
         with self._lock:
             self._do(self._session.handle(m.FiringConsumed(trigger, self._step)))
+            if self._recorder is not None:
+                self._recorder.consumed(trigger, self._step)
 
     def _deliver(self, event: m.Event) -> None:
         """Take an event on the driver's thread."""
@@ -387,12 +462,15 @@ class Job:
             timeout: Seconds to wait at most.
 
         Returns:
-            Whether it is.
+            Whether it is; False at once in a replay.
         """
-        return self._connected.wait(timeout)
+        return self._connected.wait(timeout if self._replay is None else 0)
 
     def __repr__(self) -> str:
-        state = "ended" if self._finished else f"port {self._port}" if self.connected else "not connected"
+        state = f"port {self._port}" if self.connected else "not connected"
+        if self._replay is not None:
+            state = f"replay of {self._replay.path}"
+        state = "ended" if self._finished else state
         values = ", ".join(f"{name}={variable.value!r}" for name, variable in self._variables.items())
         return f"<Job {self._name}, step {self._step}, {state}{': ' if values else ''}{values}>"
 
@@ -408,20 +486,24 @@ class Job:
             message: What the error was; shortened to 1,000 characters.
         """
         with self._lock:
-            driver = self._driver
-            if self._finished or driver is None:
+            if self._finished:
                 return
             self._finished = True
+            driver, recorder = self._driver, self._recorder
             # Exceptions carry names of files, and those anything; the wire carries UTF-8.
             message = message[:1000].encode("utf-8", "replace").decode()
             self._do(self._session.handle(m.Finish(failed, message, self._step)))
-        if driver.trying:
+        if driver is not None and driver.trying:
             self._recorded.wait(FINISH_SECONDS)
         with self._lock:
             self._driver = None
             self._connected.clear()
             self._pending = False
-        driver.stop(STOP_SECONDS)
+            self._recorder = None
+            if recorder is not None:
+                recorder.end(self._step, failed=failed)
+        if driver is not None:
+            driver.stop(STOP_SECONDS)
         with _live_lock:
             if _live.get(self._name) is self:
                 del _live[self._name]
@@ -441,6 +523,9 @@ class Job:
         self._driver = None
         self._finished = True
         self._pending = False
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.close()
         for trigger in self._triggers.values():
             trigger._drop()  # noqa: SLF001 - the parent consumes its firings
         # The parent's threads held these in a state that nobody will ever change again.

@@ -1,4 +1,4 @@
-"""Owns the entry point and the group; the commands themselves are in `reading`, `changing`, `history`, `watching`."""
+"""Owns the entry point and the group; the commands are in `reading`, `changing`, `history`, `export`, `watching`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ltctl.arguments import NearestVerb
 from ltctl.changing import remove, set_values, trigger, undo
 from ltctl.client import Client
 from ltctl.exits import EXIT_HELP, CommandError, Exit, ReaderLeftError
+from ltctl.export import export
 from ltctl.history import history
 from ltctl.reading import describe, get, jobs
 from ltctl.text import note
@@ -40,7 +41,7 @@ def cli(ctx: click.Context, endpoint: str | None, port: int | None) -> None:
     ctx.call_on_close(ctx.obj.close)
 
 
-for command in (jobs, get, describe, set_values, trigger, undo, history, watch, remove):
+for command in (jobs, get, describe, set_values, trigger, undo, history, export, watch, remove):
     cli.add_command(command)
 
 
