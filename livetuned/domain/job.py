@@ -82,6 +82,8 @@ class RankState:
     """Hash of the secret that opens its session."""
     applied_revision: int = 0
     """Revision of the newest change that it acknowledged, 0 for none."""
+    leads: bool = False
+    """It speaks for all ranks of the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ def _port_moved(job: Job, record: Record, moved: PortMoved) -> Job:
 
 
 def _registered(job: Job | None, record: Record, payload: Registered) -> Job:
-    rank = RankState(payload.instance_id, payload.process, record.revision, payload.token_hash)
+    rank = RankState(payload.instance_id, payload.process, record.revision, payload.token_hash, leads=payload.leads)
     if job is None or not payload.resumed:
         return Job(
             name=record.job,

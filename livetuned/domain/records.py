@@ -38,6 +38,8 @@ class Registered:
     process: Process
     token_hash: str = ""
     """Hash of the secret that opens the session of this registration; "" in records of schema 1."""
+    leads: bool = False
+    """It speaks for all ranks of the job, and acknowledges for them: the others do not register."""
 
 
 @dataclass(frozen=True, slots=True)

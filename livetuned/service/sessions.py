@@ -142,7 +142,15 @@ class Sessions:
         self._metrics.job_ports.set(len(self._ports))
 
     async def register(
-        self, name: str, *, rank: int, world_size: int, instance_id: str, process: Process, token: str = ""
+        self,
+        name: str,
+        *,
+        rank: int,
+        world_size: int,
+        instance_id: str,
+        process: Process,
+        token: str = "",
+        leads: bool = False,
     ) -> Registration:
         """Registers a process as a rank of a job; assigns the job's port if it has none.
 
@@ -153,6 +161,7 @@ class Sessions:
             instance_id: The process's own id.
             process: Where it runs.
             token: What an earlier registration of this instance was answered with; without it, a new one is given.
+            leads: Whether it speaks for all ranks.
 
         Raises:
             DomainError: JOB_EXISTS, PORTS_EXHAUSTED, or what `decide.register` raises.
@@ -173,6 +182,7 @@ class Sessions:
                     port=port,
                     active_jobs=sum(other.ended is None for other in self._engine.jobs()),
                     token_hash=new_hash,
+                    leads=leads,
                 )
 
             served_before = self._ports.port(name)

@@ -185,6 +185,7 @@ def _registered_to_raw(payload: Registered) -> Raw:
         "resumed": payload.resumed,
         "process": _process_to_raw(payload.process),
         "token_hash": payload.token_hash,
+        **({"leads": True} if payload.leads else {}),  # schema 2 began without it
     }
 
 
@@ -272,6 +273,7 @@ def _rank_to_raw(rank: int, state: RankState) -> Raw:
         "revision": state.revision,
         "token_hash": state.token_hash,
         "applied_revision": state.applied_revision,
+        **({"leads": True} if state.leads else {}),
     }
 
 
@@ -365,6 +367,7 @@ def _rank(raw: Raw) -> RankState:
         raw["revision"],
         raw["token_hash"],
         raw["applied_revision"],
+        raw.get("leads", False),
     )
 
 

@@ -362,6 +362,7 @@ def job_to_wire(
                 step=max(0, steps.get(rank, 0)),
                 process=_process_to_wire(state.process),
                 applied_revision=state.applied_revision,
+                leads=state.leads,
             )
             for rank, state in sorted(job.ranks.items())
         ],

@@ -56,6 +56,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             instance_id=request.instance_id,
             process=codec.process_from_wire(request.process),
             token=request.job_token,
+            leads=request.leads,
         )
         return job_pb2.RegisterResponse(
             store_id=self._s.engine.store_id,

@@ -63,8 +63,18 @@ class Callbacks:
             value: What was asked for.
             old: The value in use.
         """
+        return self._ask(spec, self.pre, value, old)
+
+    def veto(self, spec: VariableSpec, value: Scalar, old: Scalar) -> Refusal | None:
+        """Say why a value is not to be used instead of `old`, if it is not; nothing rewrites it any more."""
+        answer = self._ask(spec, (), value, old)
+        return answer if isinstance(answer, Refusal) else None
+
+    def _ask(
+        self, spec: VariableSpec, rewriting: tuple[_Callback, ...], value: Scalar, old: Scalar
+    ) -> Scalar | Refusal:
         try:
-            for callback in self.pre:
+            for callback in rewriting:
                 value = spec.bring(callback(value))
                 refusal = spec.refusal(value)
                 if refusal is not None:

@@ -60,6 +60,8 @@ class Identity:
     world_size: int
     latest_only: bool = False
     """After a break, only the newest value of each variable."""
+    leads: bool = False
+    """It speaks for all ranks: the others take from it what they apply."""
 
 
 class Driver:
@@ -169,6 +171,7 @@ class Driver:
             instance_id=identity.instance_id,
             rank=identity.rank,
             world_size=identity.world_size,
+            leads=identity.leads,
             process=types_pb2.Process(
                 host=socket.gethostname(),
                 pid=os.getpid(),

@@ -13,13 +13,15 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from livetune import messages as m
 from livetune.driver import Driver, Identity
 from livetune.endpoints import parse_endpoint
-from livetune.errors import DeclarationError, JobExistsError, JobFinishedError, ReplayError
+from livetune.errors import DeclarationError, JobExistsError, JobFinishedError
+from livetune.files import chosen_files
 from livetune.messages import AppliedChange
+from livetune.ranks import Agreement, Judgement, first_refusal
 from livetune.session import Session
 from livetune.specs import INT64_MAX, Scalar, TriggerSpec, VariableSpec, check_job_name, declare_trigger, differences
 from livetune.trigger import Trigger
@@ -53,20 +55,25 @@ def init(
     *,
     endpoint: str | None = None,
     latest_only: bool = False,
+    ranks: Agreement | None = None,
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
 ) -> Job:
     """Make this process a tunable job. Returns at once, whether a daemon is there or not.
 
     A daemon is looked for at ``LIVETUNE_ENDPOINT``, then at the user's socket, the system's socket and
-    ``127.0.0.1:7470``, again and again: the job trains on without one, and converges when one comes (back). In a
-    distributed job, rank and world size are read from ``RANK`` and ``WORLD_SIZE`` as torchrun sets them.
+    ``127.0.0.1:7470``, again and again: the job trains on without one, and converges when one comes (back).
+
+    A distributed job passes `ranks`: then rank 0 alone talks to the daemon, and every change takes effect at the same
+    step on all ranks, or on none. Without it each process is on its own, with rank and world size as torchrun sets them
+    in ``RANK`` and ``WORLD_SIZE``: then the ranks take a change at different steps.
 
     Args:
         name: 1 to 63 lower-case letters, digits and hyphens.
         endpoint: ``unix:/path`` or ``host:port``, to look nowhere else.
         latest_only: After a break, take only the newest value of each variable, not every change between. Firings of
             triggers are never left out.
+        ranks: The ranks of the job, as `livetune.torch.Ranks`. Declare the same variables on all of them.
         record: File to write what takes effect to, and at which step; ``LIVETUNE_RECORD`` if None. ``{rank}`` in its
             name stands for the rank. A file that exists is continued. A fault of the disk is a warning, and ends the
             record, not the training.
@@ -83,53 +90,29 @@ def init(
         ValueError: ``RANK`` or ``WORLD_SIZE`` are set to what is no rank.
     """
     check_job_name(name)
-    rank, world_size = _rank_from(os.environ)
-    source, target = _file("replay", replay, rank), _file("record", record, rank)
-    chosen = "" if source else endpoint or os.environ.get("LIVETUNE_ENDPOINT")
+    rank, world_size = _rank_from(os.environ) if ranks is None else (ranks.rank, ranks.size)
+    files = chosen_files(record, replay, rank, world_size)
+    chosen = "" if files.replay else endpoint or os.environ.get("LIVETUNE_ENDPOINT")
     if chosen:
         parse_endpoint(chosen)  # a typing error must be told now: later nobody listens
-    if target and world_size > 1 and target == _file("record", record, rank + 1):
-        raise ReplayError(
-            f"record={target!r}: each of {world_size} ranks needs a file of its own, with {{rank}} in its name"
+    if world_size > 1 and ranks is None and not files.replay:
+        log.warning(
+            "job %s: rank %d of %d is tuned by itself, and takes changes at a step of its own; "
+            "livetune.init(..., ranks=livetune.torch.Ranks()) makes all ranks take them at the same step",
+            name,
+            rank,
+            world_size,
         )
-    if source and target and os.path.realpath(source) == os.path.realpath(target):
-        raise ReplayError(f"record and replay must be two files, got {source!r} for both")
-    replayed = _replay(name, source, rank) if source else None
+    identity = Identity(name, uuid.uuid4().hex, rank, world_size, latest_only, ranks is not None)
+    # What rank 0 reports of a job whose ranks agree stands for all of them.
+    played = files.open_replay(name, rank if ranks is None else 0)
     with _live_lock:
         if name in _live:
             raise JobExistsError(f"job {name!r} is live in this process already: finish() it first, or use that one")
-        job = _live[name] = Job(
-            name,
-            endpoint=endpoint,
-            rank=rank,
-            world_size=world_size,
-            latest_only=latest_only,
-            replay=replayed,
-            recorder=_recorder(target, name, rank, world_size) if target else None,
-        )
+        recorder = files.open_recorder(name, rank, world_size)
+        job = _live[name] = Job(identity, endpoint=endpoint, ranks=ranks, replay=played, recorder=recorder)
     job._start()  # noqa: SLF001 - made here
     return job
-
-
-def _file(word: str, given: str | os.PathLike[str] | None, rank: int) -> str:
-    """Return the file that is asked for by an argument, or else by the environment; "" if none is."""
-    path = os.environ.get(f"LIVETUNE_{word.upper()}", "") if given is None else os.fspath(given)
-    return path.replace("{rank}", str(rank))
-
-
-def _replay(name: str, path: str, rank: int) -> Replay:
-    from livetune.replay import Replay  # loads what a live job need not
-
-    replay = Replay.read(path, rank)
-    for text in replay.warnings:
-        log.warning("job %s: %s", name, text)
-    return replay
-
-
-def _recorder(path: str, name: str, rank: int, world_size: int) -> Recorder:
-    from livetune.recorder import Recorder  # the same
-
-    return Recorder(path, job=name, rank=rank, world_size=world_size)
 
 
 def _rank_from(environ: Mapping[str, str]) -> tuple[int, int]:
@@ -153,16 +136,14 @@ class Job:
 
     def __init__(
         self,
-        name: str,
+        identity: Identity,
         *,
         endpoint: str | None,
-        rank: int,
-        world_size: int,
-        latest_only: bool = False,
+        ranks: Agreement | None = None,
         replay: Replay | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        self._name = name
+        self._name = identity.job
         self._step = 0
         self._started = False
         self._pending = True
@@ -184,8 +165,17 @@ class Job:
         self._connected = threading.Event()
         self._recorded = threading.Event()
         self._finished = False
-        identity = Identity(name, uuid.uuid4().hex, rank, world_size, latest_only)
-        self._driver = None if replay else Driver(identity, endpoint, self._deliver, self._reached)
+        # In a replay each rank is told by its file, the same as the others: there is nothing to agree on.
+        self._ranks = ranks if replay is None else None
+        self._wanted = False
+        """Rank 0 has something to do at its next safe point but one, and has to say so."""
+        self._values: dict[str, m.Assign] = {}
+        """Values that rank 0 told this rank of before it declared the variable."""
+        self._driver: Driver | None = None
+        if replay is None and not self._follows:
+            self._driver = Driver(identity, endpoint, self._deliver, self._reached)
+        if ranks is not None:
+            ranks.attach(self.step)
         _jobs.add(self)
 
     def _start(self) -> None:
@@ -293,7 +283,10 @@ class Job:
         with self._lock:
             if self._declares(spec):
                 self._variables[name] = Variable(spec, spec.initial)
-                self._do(self._session.handle(m.VariableDeclared(spec)))
+                if not self._follows:
+                    self._do(self._session.handle(m.VariableDeclared(spec)))
+                elif name in self._values:
+                    self._assign(self._values[name])
             return self._variables[name]
 
     def trigger(self, name: str, *, doc: str = "") -> Trigger:
@@ -312,7 +305,8 @@ class Job:
         with self._lock:
             if self._declares(spec):
                 self._triggers[name] = Trigger(spec, self._consume)
-                self._do(self._session.handle(m.TriggerDeclared(spec)))
+                if not self._follows:
+                    self._do(self._session.handle(m.TriggerDeclared(spec)))
             return self._triggers[name]
 
     def _declares(self, spec: VariableSpec | TriggerSpec) -> bool:
@@ -361,27 +355,92 @@ class Job:
             raise RuntimeError("job.step() can't be called by a callback: it is inside job.step()")
         self._applying = self._step
         try:
-            with self._lock:
-                self._started = True
-                actions = self._session.handle(m.SafePoint(self._step))
-                self._pending = False
-                self._do(actions)
-                if self._recorder is not None:
-                    self._recorder.safe_point(self._step, actions, self._session.store_id)
-                reactions, self._reactions = self._reactions, []
-                self._pending = self._pending or bool(reactions)
+            if not self._started and self._recorder is not None:
+                self._recorder.begin(self._step, self._session.store_id)
+            self._started = True
+            if self._ranks is None:
+                self._take_changes()
+            else:
+                self._agree(self._ranks)
+            reactions, self._reactions = self._reactions, []
             # Without the lock: what reacts may take its time, and the daemon is listened to meanwhile.
             for variable, new, old in reactions:
                 variable._react(new, old)  # noqa: SLF001 - made here
         finally:
             self._applying = None
 
+    def _take_changes(self) -> None:
+        with self._lock:
+            actions = self._session.handle(m.SafePoint(self._step))
+            self._pending = False
+            self._take_effect(actions)
+            self._pending = self._pending or bool(self._reactions)
+
+    def _take_effect(self, actions: list[m.Action]) -> None:
+        self._do(actions)
+        if self._recorder is not None:
+            self._recorder.safe_point(self._step, actions, self._session.store_id)
+
     def _judge(self, name: str, value: Scalar, old: Scalar) -> Scalar | m.Refusal:
-        return self._variables[name]._judge(value, old)  # noqa: SLF001 - the safe point asks it
+        verdict = self._variables[name]._judge(value, old)  # noqa: SLF001 - the safe point asks it
+        if self._ranks is None or isinstance(verdict, m.Refusal):
+            return verdict
+        self._ranks.tell((name, verdict, old))
+        return first_refusal(self._ranks.gather(verdict)) or verdict
+
+    # -- the same step on all ranks --
+
+    @property
+    def _follows(self) -> bool:
+        """Whether another rank talks to the daemon."""
+        return self._ranks is not None and self._ranks.rank > 0
+
+    def _agree(self, ranks: Agreement) -> None:
+        """Be at the safe point together with the other ranks. `_pending` stays set: each of them has its part in it."""
+        try:
+            with self._lock:
+                wanted, self._wanted = self._wanted, False
+            if not ranks.turn(wanted):
+                return
+            if ranks.rank == 0:
+                self._lead(ranks)
+            else:
+                self._follow(ranks)
+        except Exception:
+            # A rank is gone. Nobody knows what the others were told last: no change takes effect any more.
+            log.exception(
+                "job %s: the ranks can't agree any more; training goes on, and no change is taken", self._name
+            )
+            self._ranks = None
+            self._leave()
+
+    def _lead(self, ranks: Agreement) -> None:
+        with self._lock:
+            actions = self._session.handle(m.SafePoint(self._step))
+            ranks.tell([action for action in actions if isinstance(action, (m.Assign, m.Show, m.Record))])
+            self._take_effect(actions)
+
+    def _follow(self, ranks: Agreement) -> None:
+        while not isinstance(message := ranks.tell(None), list):
+            name, value, old = cast("Judgement", message)
+            variable = self._variables.get(name)
+            ranks.gather(None if variable is None else variable._judge_told(value, old))  # noqa: SLF001
+        with self._lock:
+            self._take_effect(message)
+
+    def _leave(self) -> None:
+        """Stop talking to the daemon: it shows that the job is lost."""
+        with self._lock:
+            driver, self._driver = self._driver, None
+            self._connected.clear()
+            self._pending = False
+        if driver is not None:
+            driver.stop(STOP_SECONDS)
 
     def _consume(self, trigger: str) -> None:
         with self._lock:
-            self._do(self._session.handle(m.FiringConsumed(trigger, self._step)))
+            if not self._follows:  # rank 0 consumes it as well, and reports
+                self._do(self._session.handle(m.FiringConsumed(trigger, self._step)))
             if self._recorder is not None:
                 self._recorder.consumed(trigger, self._step)
 
@@ -406,22 +465,30 @@ class Job:
                 if self._driver is not None:
                     self._driver.send(action.message)
             elif isinstance(action, m.Assign):
-                variable = self._variables[action.name]
-                if variable._reacts:  # noqa: SLF001
-                    self._reactions.append((variable, action.value, variable.value))
-                variable._put(  # noqa: SLF001 - the safe point is its only writer
-                    action.value, action.revision, action.step, changed=action.changed
-                )
+                self._assign(action)
             elif isinstance(action, m.Show):
-                self._triggers[action.trigger]._show(action.firings)  # noqa: SLF001
+                if action.trigger in self._triggers:
+                    self._triggers[action.trigger]._show(action.firings)  # noqa: SLF001
             elif isinstance(action, m.Record):
                 self._changes.append(action.change)
             elif isinstance(action, m.Pending):
-                self._pending = True
+                self._pending = self._wanted = True
             elif isinstance(action, m.Warn):
                 log.warning("job %s: %s", self._name, action.text)
             else:
                 self._recorded.set()
+
+    def _assign(self, action: m.Assign) -> None:
+        if self._follows:
+            self._values[action.name] = action
+        variable = self._variables.get(action.name)
+        if variable is None:
+            return
+        if variable._reacts:  # noqa: SLF001
+            self._reactions.append((variable, action.value, variable.value))
+        variable._put(  # noqa: SLF001 - the safe point is its only writer
+            action.value, action.revision, action.step, changed=action.changed
+        )
 
     # -- what is known --
 
@@ -486,24 +553,27 @@ class Job:
             message: What the error was; shortened to 1,000 characters.
         """
         with self._lock:
-            if self._finished:
+            driver = self._driver
+            if self._finished or driver is None:
+                self._ended(failed=failed)
                 return
             self._finished = True
-            driver, recorder = self._driver, self._recorder
             # Exceptions carry names of files, and those anything; the wire carries UTF-8.
             message = message[:1000].encode("utf-8", "replace").decode()
             self._do(self._session.handle(m.Finish(failed, message, self._step)))
-        if driver is not None and driver.trying:
+        if driver.trying:
             self._recorded.wait(FINISH_SECONDS)
+        self._leave()
+        self._ended(failed=failed)
+
+    def _ended(self, *, failed: bool) -> None:
         with self._lock:
-            self._driver = None
-            self._connected.clear()
-            self._pending = False
-            self._recorder = None
+            recorder, self._recorder = self._recorder, None
             if recorder is not None:
-                recorder.end(self._step, failed=failed)
-        if driver is not None:
-            driver.stop(STOP_SECONDS)
+                recorder.end(self._step, self._session.store_id, failed=failed)
+        self._finished = True
+        self._ranks = None
+        self._pending = False
         with _live_lock:
             if _live.get(self._name) is self:
                 del _live[self._name]
@@ -521,6 +591,7 @@ class Job:
     def _become_inert(self) -> None:
         """In a forked child: no network, no threads, no end to report; values stay as they were."""
         self._driver = None
+        self._ranks = None
         self._finished = True
         self._pending = False
         recorder, self._recorder = self._recorder, None

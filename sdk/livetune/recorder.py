@@ -71,17 +71,21 @@ class Recorder:
         else:
             self._specs.append(spec)
 
+    def begin(self, step: int, store_id: str) -> None:
+        """Write who writes, and what was declared: at the first safe point, when most of that is known."""
+        if not self._begun:
+            self._begun, self._step, self._store_id = True, step, store_id
+            self._add(records.header_line(self._who, sdk_version=__version__, store_id=store_id, specs=self._specs))
+            self._write()
+
     def safe_point(self, step: int, actions: Iterable[m.Action], store_id: str) -> None:
-        """Write what takes effect at a safe point; at the first one also who writes, and what was declared before.
+        """Write what takes effect at a safe point.
 
         Args:
             step: The job's step.
             actions: What is done at it.
             store_id: The store that revisions belong to.
         """
-        if not self._begun:
-            self._begun, self._step, self._store_id = True, step, store_id
-            self._add(records.header_line(self._who, sdk_version=__version__, store_id=store_id, specs=self._specs))
         for action in actions:
             if isinstance(action, m.Record):
                 self._follow(store_id, step)
@@ -98,11 +102,11 @@ class Recorder:
         self._add(records.firing_line(trigger, firing.revision, step, firing.reason, firing.actor))
         self._write()
 
-    def end(self, step: int, *, failed: bool) -> None:
+    def end(self, step: int, store_id: str, *, failed: bool) -> None:
         """Write that the program ends, and close the file."""
-        if self._begun:
-            self._add(records.end_line(step, failed=failed))
-            self._write()
+        self.begin(step, store_id)
+        self._add(records.end_line(step, failed=failed))
+        self._write()
         self.close()
 
     def close(self) -> None:

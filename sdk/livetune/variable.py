@@ -137,6 +137,10 @@ class Variable(Arithmetic, Generic[T_co]):
         """Return the value to use instead of `old`, or why none is; for the job at its safe point only."""
         return self._callbacks.judge(self._spec, value, old)
 
+    def _judge_told(self, value: Scalar, old: Scalar) -> Refusal | None:
+        """Say why a value that rank 0 is about to take is refused here, if it is; for the job at its safe point."""
+        return self._callbacks.veto(self._spec, value, old)
+
     @property
     def _reacts(self) -> bool:
         """Whether the program wants to be told of values that took effect."""

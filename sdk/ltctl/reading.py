@@ -203,14 +203,7 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
         yield f"  started {render.local_time(job.registered_time)}{ended}"
         if job.end_message:
             yield f"  {safe(job.end_message)}"
-        if job.world_size > len(job.ranks):
-            yield f"  {len(job.ranks)} of {job.world_size} ranks have registered so far"
-        for rank in job.ranks:
-            process = rank.process
-            link = f"connected at step {rank.step}" if rank.connected else "not connected"
-            applied = f"applied revision {rank.applied_revision}" if rank.applied_revision else "no change applied yet"
-            who = f"pid {process.pid} of {process.user} on {process.host}: {process.command}"
-            yield safe(f"  rank {rank.rank}: {link}, {applied}, {who}")
+        yield from map(safe, render.ranks_lines(job))
         for item in job.variables:
             applied, step = _applied_cell(item)
             since = "since the start" if step == "start" else f"since step {step}"

@@ -10,6 +10,8 @@ from livetune.wire import value_from_proto
 from ltctl.text import arrow, safe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from google.protobuf.timestamp_pb2 import Timestamp
 
 Data = dict[str, Any]
@@ -72,6 +74,7 @@ def job_data(job: types_pb2.Job) -> Data:
                 "connected": rank.connected,
                 "step": rank.step,
                 "applied_revision": rank.applied_revision,
+                "leads": rank.leads,
                 "host": rank.process.host,
                 "pid": rank.process.pid,
                 "user": rank.process.user,
@@ -99,8 +102,25 @@ def whole_job_data(job: types_pb2.Job) -> Data:
 
 
 def ranks_words(job: types_pb2.Job) -> str:
-    """Return how many ranks are connected, of how many that the program said it has."""
-    return f"{sum(rank.connected for rank in job.ranks)}/{max(job.world_size, len(job.ranks))}"
+    """Return how many ranks are connected, by themselves or by the one that leads, of how many there are."""
+    world = max(job.world_size, len(job.ranks))
+    led = any(rank.connected and rank.leads for rank in job.ranks)
+    return f"{world if led else sum(rank.connected for rank in job.ranks)}/{world}"
+
+
+def ranks_lines(job: types_pb2.Job) -> Iterator[str]:
+    """Yield what is known of a job's processes, a line for each."""
+    leader = next((rank.rank for rank in job.ranks if rank.leads), None)
+    if leader is not None:
+        yield f"  rank {leader} speaks for all {job.world_size} ranks, which take every change at the same step"
+    elif job.world_size > len(job.ranks):
+        yield f"  {len(job.ranks)} of {job.world_size} ranks have registered so far"
+    for rank in job.ranks:
+        process = rank.process
+        link = f"connected at step {rank.step}" if rank.connected else "not connected"
+        applied = f"applied revision {rank.applied_revision}" if rank.applied_revision else "no change applied yet"
+        who = f"pid {process.pid} of {process.user} on {process.host}: {process.command}"
+        yield f"  rank {rank.rank}: {link}, {applied}, {who}"
 
 
 def lag_words(job: types_pb2.Job) -> str:

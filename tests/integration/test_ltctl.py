@@ -237,7 +237,7 @@ def test_every_command_in_every_format(shell: Shell, trainer: Trainer) -> None:
 def test_a_refusal_of_the_job_reaches_the_person(shell: Shell, trainer: Trainer) -> None:
     trainer.refuse = "warm-up is not over"
     answer = shell("set", "vgg", "lr=0.5")
-    assert 5 == answer.code
+    assert 9 == answer.code
     assert "refused (warm-up is not over)" in answer.out
     assert "the job refused it: lr: warm-up is not over" in answer.err
     assert "refused at step 101 (warm-up is not over)" in shell("history", "vgg").out

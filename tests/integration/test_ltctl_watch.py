@@ -360,7 +360,7 @@ def applied(status: types_pb2.ApplyStatus.ValueType, reason: str = "") -> types_
     ("kept", "state", "code", "out", "err"),
     [
         (applied(types_pb2.APPLY_STATUS_APPLIED), vgg(5), 0, "applied at step 60", ""),
-        (applied(types_pb2.APPLY_STATUS_REFUSED, "too hot"), vgg(), 5, "refused (too hot) at step 60", "lr: too hot"),
+        (applied(types_pb2.APPLY_STATUS_REFUSED, "too hot"), vgg(), 9, "refused (too hot) at step 60", "lr: too hot"),
         (types_pb2.Change(revision=5, lapsed_ids=["lr"]), vgg(6), 4, "superseded", "whether this was ever in effect"),
         (types_pb2.Change(revision=5, lapsed_ids=["lr"]), vgg(), 4, "superseded", "never in effect: lr"),
         (None, vgg(5), 0, "applied at step 70", ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def happened(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if line.get("kind") in ("change", "firing", "end")]
 
 
+@pytest.mark.timeout(300)  # several programs that load torch, one after the other
 def test_a_replay_ends_with_the_same_bits_from_the_record_and_from_the_history(daemon: Daemon, tmp_path: Path) -> None:
     tuned = Tuned(daemon, tmp_path)
     live = tuned.weights()
@@ -147,3 +149,47 @@ def test_a_program_killed_leaves_a_record_up_to_its_last_safe_point(daemon: Daem
         f"the record has no end, its program was killed or could not write on: what came after step {steps[-1]}"
         in warning
     )
+
+
+def ends_of_ranks(folder: Path, name: str, tune: Callable[[list[Program]], None], **said: str) -> list[dict[str, Any]]:
+    """What each of two ranks that take changes together saw, at which step; `{rank}` in what is said is filled in by the SDK."""
+    with ExitStack() as stack:
+        ranks = [
+            stack.enter_context(
+                program(
+                    "ranked.py", "vgg", str(rank), "2", str(folder / f"{name}.meeting"),
+                    log=folder / f"{name}{rank}.log", **said,
+                )
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+        for training in ranks:
+            training.facts(lambda fact: fact.get("ready"))
+        tune(ranks)
+        told = [training.facts(lambda fact: "seen" in fact) for training in ranks]
+        assert [0, 0] == [training.wait() for training in ranks]
+    return told
+
+
+@pytest.mark.timeout(300)  # several programs that load torch, one after the other
+def test_ranks_record_each_for_itself_and_replay_without_a_word_to_each_other(daemon: Daemon, tmp_path: Path) -> None:
+    shell = Shell(daemon)
+
+    def tune(_: list[Program]) -> None:
+        eventually(lambda: types_pb2.JOB_STATE_RUNNING == state_of(daemon, "vgg"), 30)
+        for number in range(1, 4):
+            assert 0 == shell.inside("set", "vgg", f"lr={number}", f"wd={-number}").code
+            assert 0 == shell.inside("trigger", "vgg", "save").code
+        assert 0 == shell.inside("trigger", "vgg", "stop").code
+
+    record = tmp_path / "run{rank}.jsonl"
+    live = ends_of_ranks(tmp_path, "live", tune, LIVETUNE_ENDPOINT=daemon.target, LIVETUNE_RECORD=str(record))
+    assert 3 == len(live[0]["saved"])
+    first, second = (happened(tmp_path / f"run{rank}.jsonl") for rank in range(2))
+    assert first == second
+    history = tmp_path / "history.jsonl"
+    history.write_text(shell("history", "vgg", "-n", "1000", "-o", "jsonl").out)
+    for name, source in [("from-record", record), ("from-history", history)]:
+        said = {"LIVETUNE_REPLAY": str(source), "LIVETUNE_RECORD": str(tmp_path / f"{name}{{rank}}.jsonl")}
+        assert live == ends_of_ranks(tmp_path, name, lambda _: None, LIVETUNE_ENDPOINT=NOWHERE, **said)
+        assert [first, first] == [happened(tmp_path / f"{name}{rank}.jsonl") for rank in range(2)]

@@ -44,6 +44,7 @@ def register(
     port: int,
     active_jobs: int,
     token_hash: str = "",
+    leads: bool = False,
 ) -> Registered | None:
     """Decides a registration, the question of who is alive settled by the caller.
 
@@ -57,6 +58,7 @@ def register(
         port: The port to assign: the job's own, or a fresh one.
         active_jobs: Number of jobs that have not ended, for the limit.
         token_hash: Hash of the secret that is to open the session; ``""`` if the process showed the one it has.
+        leads: Whether it speaks for all ranks.
 
     Returns:
         None if this very process is registered already and keeps its secret.
@@ -79,13 +81,13 @@ def register(
         check_open(job)
         if not token_hash:
             return None
-        return Registered(job.run, job.port, rank, world_size, instance_id, True, process, token_hash)
+        return Registered(job.run, job.port, rank, world_size, instance_id, True, process, token_hash, leads)
     if job is None or job.ended is not None:
         if active_jobs >= limits.JOBS:
             raise limit_exceeded("jobs", limits.JOBS, f"job '{name}' would be one too many")
         run = 1 if job is None else job.run + 1
-        return Registered(run, port, rank, world_size, instance_id, False, process, token_hash)
-    return Registered(job.run, job.port or port, rank, world_size, instance_id, True, process, token_hash)
+        return Registered(run, port, rank, world_size, instance_id, False, process, token_hash, leads)
+    return Registered(job.run, job.port or port, rank, world_size, instance_id, True, process, token_hash, leads)
 
 
 def check_registered(job: Job | None, name: str, rank: int, instance_id: str) -> Job:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from livetune.v1 import types_pb2 as livetune_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15livetune/v1/job.proto\x12\x0blivetune.v1\x1a\x17livetune/v1/types.proto\"\x8f\x01\n\x0fRegisterRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x12\n\nworld_size\x18\x04 \x01(\x05\x12%\n\x07process\x18\x05 \x01(\x0b\x32\x14.livetune.v1.Process\x12\x11\n\tjob_token\x18\x06 \x01(\t\"d\n\x10RegisterResponse\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\x03\x12\x0c\n\x04port\x18\x03 \x01(\x05\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x11\n\tjob_token\x18\x05 \x01(\t\"\xe5\x01\n\x0eSessionRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.livetune.v1.SessionOpenH\x00\x12\'\n\x07\x64\x65\x63lare\x18\x02 \x01(\x0b\x32\x14.livetune.v1.DeclareH\x00\x12)\n\x05\x61pply\x18\x03 \x01(\x0b\x32\x18.livetune.v1.ApplyReportH\x00\x12)\n\x08progress\x18\x04 \x01(\x0b\x32\x15.livetune.v1.ProgressH\x00\x12\x1f\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x10.livetune.v1.EndH\x00\x42\t\n\x07message\"\x98\x01\n\x0bSessionOpen\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x16\n\x0e\x61\x66ter_revision\x18\x04 \x01(\x03\x12\x11\n\tjob_token\x18\x05 \x01(\t\x12\x13\n\x0blatest_only\x18\x06 \x01(\x08\x12\x19\n\x11\x64\x65\x63lared_store_id\x18\x07 \x01(\t\"j\n\x07\x44\x65\x63lare\x12\x33\n\tvariables\x18\x01 \x03(\x0b\x32 .livetune.v1.VariableDeclaration\x12*\n\x08triggers\x18\x02 \x03(\x0b\x32\x18.livetune.v1.TriggerSpec\"c\n\x13VariableDeclaration\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.livetune.v1.VariableSpec\x12#\n\x07\x63urrent\x18\x02 \x01(\x0b\x32\x12.livetune.v1.Value\"\\\n\x0b\x41pplyReport\x12\x17\n\x0f\x63hange_revision\x18\x01 \x01(\x03\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12&\n\x08outcomes\x18\x03 \x03(\x0b\x32\x14.livetune.v1.Outcome\"\x18\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\x03\"4\n\x03\x45nd\x12\x0e\n\x06\x66\x61iled\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\"\x89\x02\n\x0fSessionResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.livetune.v1.SessionOpenedH\x00\x12.\n\x08\x64\x65\x63lared\x18\x02 \x01(\x0b\x32\x1a.livetune.v1.DeclareResultH\x00\x12%\n\x06\x63hange\x18\x03 \x01(\x0b\x32\x13.livetune.v1.ChangeH\x00\x12\x30\n\x0c\x65nd_recorded\x18\x04 \x01(\x0b\x32\x18.livetune.v1.EndRecordedH\x00\x12\x34\n\x0e\x61pply_recorded\x18\x05 \x01(\x0b\x32\x1a.livetune.v1.ApplyRecordedH\x00\x42\t\n\x07message\"3\n\rSessionOpened\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"k\n\rDeclareResult\x12-\n\tvariables\x18\x01 \x03(\x0b\x32\x1a.livetune.v1.VariableState\x12+\n\x08triggers\x18\x02 \x03(\x0b\x32\x19.livetune.v1.TriggerState\"\x9e\x01\n\rVariableState\x12\x13\n\x0bvariable_id\x18\x01 \x01(\t\x12#\n\x07\x64\x65sired\x18\x02 \x01(\x0b\x32\x12.livetune.v1.Value\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x13\n\x0b\x66rom_change\x18\x04 \x01(\x08\x12,\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1d.livetune.v1.DeclarationError\"k\n\x0cTriggerState\x12\x12\n\ntrigger_id\x18\x01 \x01(\t\x12\x19\n\x11pending_revisions\x18\x02 \x03(\x03\x12,\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1d.livetune.v1.DeclarationError\"3\n\x10\x44\x65\x63larationError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\r\n\x0b\x45ndRecorded\"<\n\rApplyRecorded\x12\x17\n\x0f\x63hange_revision\x18\x01 \x01(\x03\x12\x12\n\ntrigger_id\x18\x02 \x01(\t2\x9f\x01\n\nJobService\x12G\n\x08Register\x12\x1c.livetune.v1.RegisterRequest\x1a\x1d.livetune.v1.RegisterResponse\x12H\n\x07Session\x12\x1b.livetune.v1.SessionRequest\x1a\x1c.livetune.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15livetune/v1/job.proto\x12\x0blivetune.v1\x1a\x17livetune/v1/types.proto\"\x9e\x01\n\x0fRegisterRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x12\n\nworld_size\x18\x04 \x01(\x05\x12%\n\x07process\x18\x05 \x01(\x0b\x32\x14.livetune.v1.Process\x12\x11\n\tjob_token\x18\x06 \x01(\t\x12\r\n\x05leads\x18\x07 \x01(\x08\"d\n\x10RegisterResponse\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\x03\x12\x0c\n\x04port\x18\x03 \x01(\x05\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x11\n\tjob_token\x18\x05 \x01(\t\"\xe5\x01\n\x0eSessionRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.livetune.v1.SessionOpenH\x00\x12\'\n\x07\x64\x65\x63lare\x18\x02 \x01(\x0b\x32\x14.livetune.v1.DeclareH\x00\x12)\n\x05\x61pply\x18\x03 \x01(\x0b\x32\x18.livetune.v1.ApplyReportH\x00\x12)\n\x08progress\x18\x04 \x01(\x0b\x32\x15.livetune.v1.ProgressH\x00\x12\x1f\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x10.livetune.v1.EndH\x00\x42\t\n\x07message\"\x98\x01\n\x0bSessionOpen\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x16\n\x0e\x61\x66ter_revision\x18\x04 \x01(\x03\x12\x11\n\tjob_token\x18\x05 \x01(\t\x12\x13\n\x0blatest_only\x18\x06 \x01(\x08\x12\x19\n\x11\x64\x65\x63lared_store_id\x18\x07 \x01(\t\"j\n\x07\x44\x65\x63lare\x12\x33\n\tvariables\x18\x01 \x03(\x0b\x32 .livetune.v1.VariableDeclaration\x12*\n\x08triggers\x18\x02 \x03(\x0b\x32\x18.livetune.v1.TriggerSpec\"c\n\x13VariableDeclaration\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.livetune.v1.VariableSpec\x12#\n\x07\x63urrent\x18\x02 \x01(\x0b\x32\x12.livetune.v1.Value\"\\\n\x0b\x41pplyReport\x12\x17\n\x0f\x63hange_revision\x18\x01 \x01(\x03\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12&\n\x08outcomes\x18\x03 \x03(\x0b\x32\x14.livetune.v1.Outcome\"\x18\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\x03\"4\n\x03\x45nd\x12\x0e\n\x06\x66\x61iled\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\"\x89\x02\n\x0fSessionResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.livetune.v1.SessionOpenedH\x00\x12.\n\x08\x64\x65\x63lared\x18\x02 \x01(\x0b\x32\x1a.livetune.v1.DeclareResultH\x00\x12%\n\x06\x63hange\x18\x03 \x01(\x0b\x32\x13.livetune.v1.ChangeH\x00\x12\x30\n\x0c\x65nd_recorded\x18\x04 \x01(\x0b\x32\x18.livetune.v1.EndRecordedH\x00\x12\x34\n\x0e\x61pply_recorded\x18\x05 \x01(\x0b\x32\x1a.livetune.v1.ApplyRecordedH\x00\x42\t\n\x07message\"3\n\rSessionOpened\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"k\n\rDeclareResult\x12-\n\tvariables\x18\x01 \x03(\x0b\x32\x1a.livetune.v1.VariableState\x12+\n\x08triggers\x18\x02 \x03(\x0b\x32\x19.livetune.v1.TriggerState\"\x9e\x01\n\rVariableState\x12\x13\n\x0bvariable_id\x18\x01 \x01(\t\x12#\n\x07\x64\x65sired\x18\x02 \x01(\x0b\x32\x12.livetune.v1.Value\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x13\n\x0b\x66rom_change\x18\x04 \x01(\x08\x12,\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1d.livetune.v1.DeclarationError\"k\n\x0cTriggerState\x12\x12\n\ntrigger_id\x18\x01 \x01(\t\x12\x19\n\x11pending_revisions\x18\x02 \x03(\x03\x12,\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1d.livetune.v1.DeclarationError\"3\n\x10\x44\x65\x63larationError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\r\n\x0b\x45ndRecorded\"<\n\rApplyRecorded\x12\x17\n\x0f\x63hange_revision\x18\x01 \x01(\x03\x12\x12\n\ntrigger_id\x18\x02 \x01(\t2\x9f\x01\n\nJobService\x12G\n\x08Register\x12\x1c.livetune.v1.RegisterRequest\x1a\x1d.livetune.v1.RegisterResponse\x12H\n\x07Session\x12\x1b.livetune.v1.SessionRequest\x1a\x1c.livetune.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,39 +33,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'livetune.v1.job_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REGISTERREQUEST']._serialized_start=64
-  _globals['_REGISTERREQUEST']._serialized_end=207
-  _globals['_REGISTERRESPONSE']._serialized_start=209
-  _globals['_REGISTERRESPONSE']._serialized_end=309
-  _globals['_SESSIONREQUEST']._serialized_start=312
-  _globals['_SESSIONREQUEST']._serialized_end=541
-  _globals['_SESSIONOPEN']._serialized_start=544
-  _globals['_SESSIONOPEN']._serialized_end=696
-  _globals['_DECLARE']._serialized_start=698
-  _globals['_DECLARE']._serialized_end=804
-  _globals['_VARIABLEDECLARATION']._serialized_start=806
-  _globals['_VARIABLEDECLARATION']._serialized_end=905
-  _globals['_APPLYREPORT']._serialized_start=907
-  _globals['_APPLYREPORT']._serialized_end=999
-  _globals['_PROGRESS']._serialized_start=1001
-  _globals['_PROGRESS']._serialized_end=1025
-  _globals['_END']._serialized_start=1027
-  _globals['_END']._serialized_end=1079
-  _globals['_SESSIONRESPONSE']._serialized_start=1082
-  _globals['_SESSIONRESPONSE']._serialized_end=1347
-  _globals['_SESSIONOPENED']._serialized_start=1349
-  _globals['_SESSIONOPENED']._serialized_end=1400
-  _globals['_DECLARERESULT']._serialized_start=1402
-  _globals['_DECLARERESULT']._serialized_end=1509
-  _globals['_VARIABLESTATE']._serialized_start=1512
-  _globals['_VARIABLESTATE']._serialized_end=1670
-  _globals['_TRIGGERSTATE']._serialized_start=1672
-  _globals['_TRIGGERSTATE']._serialized_end=1779
-  _globals['_DECLARATIONERROR']._serialized_start=1781
-  _globals['_DECLARATIONERROR']._serialized_end=1832
-  _globals['_ENDRECORDED']._serialized_start=1834
-  _globals['_ENDRECORDED']._serialized_end=1847
-  _globals['_APPLYRECORDED']._serialized_start=1849
-  _globals['_APPLYRECORDED']._serialized_end=1909
-  _globals['_JOBSERVICE']._serialized_start=1912
-  _globals['_JOBSERVICE']._serialized_end=2071
+  _globals['_REGISTERREQUEST']._serialized_end=222
+  _globals['_REGISTERRESPONSE']._serialized_start=224
+  _globals['_REGISTERRESPONSE']._serialized_end=324
+  _globals['_SESSIONREQUEST']._serialized_start=327
+  _globals['_SESSIONREQUEST']._serialized_end=556
+  _globals['_SESSIONOPEN']._serialized_start=559
+  _globals['_SESSIONOPEN']._serialized_end=711
+  _globals['_DECLARE']._serialized_start=713
+  _globals['_DECLARE']._serialized_end=819
+  _globals['_VARIABLEDECLARATION']._serialized_start=821
+  _globals['_VARIABLEDECLARATION']._serialized_end=920
+  _globals['_APPLYREPORT']._serialized_start=922
+  _globals['_APPLYREPORT']._serialized_end=1014
+  _globals['_PROGRESS']._serialized_start=1016
+  _globals['_PROGRESS']._serialized_end=1040
+  _globals['_END']._serialized_start=1042
+  _globals['_END']._serialized_end=1094
+  _globals['_SESSIONRESPONSE']._serialized_start=1097
+  _globals['_SESSIONRESPONSE']._serialized_end=1362
+  _globals['_SESSIONOPENED']._serialized_start=1364
+  _globals['_SESSIONOPENED']._serialized_end=1415
+  _globals['_DECLARERESULT']._serialized_start=1417
+  _globals['_DECLARERESULT']._serialized_end=1524
+  _globals['_VARIABLESTATE']._serialized_start=1527
+  _globals['_VARIABLESTATE']._serialized_end=1685
+  _globals['_TRIGGERSTATE']._serialized_start=1687
+  _globals['_TRIGGERSTATE']._serialized_end=1794
+  _globals['_DECLARATIONERROR']._serialized_start=1796
+  _globals['_DECLARATIONERROR']._serialized_end=1847
+  _globals['_ENDRECORDED']._serialized_start=1849
+  _globals['_ENDRECORDED']._serialized_end=1862
+  _globals['_APPLYRECORDED']._serialized_start=1864
+  _globals['_APPLYRECORDED']._serialized_end=1924
+  _globals['_JOBSERVICE']._serialized_start=1927
+  _globals['_JOBSERVICE']._serialized_end=2086
 # @@protoc_insertion_point(module_scope)

@@ -23,6 +23,7 @@ class RegisterRequest(google.protobuf.message.Message):
     WORLD_SIZE_FIELD_NUMBER: builtins.int
     PROCESS_FIELD_NUMBER: builtins.int
     JOB_TOKEN_FIELD_NUMBER: builtins.int
+    LEADS_FIELD_NUMBER: builtins.int
     job: builtins.str
     """jobs/{job}"""
     instance_id: builtins.str
@@ -31,6 +32,8 @@ class RegisterRequest(google.protobuf.message.Message):
     world_size: builtins.int
     job_token: builtins.str
     """The token that an earlier registration of this instance was answered with; empty the first time."""
+    leads: builtins.bool
+    """This process speaks for all ranks of the job: the others do not register, and take what it takes at the same step."""
     @property
     def process(self) -> livetune.v1.types_pb2.Process: ...
     def __init__(
@@ -42,9 +45,10 @@ class RegisterRequest(google.protobuf.message.Message):
         world_size: builtins.int = ...,
         process: livetune.v1.types_pb2.Process | None = ...,
         job_token: builtins.str = ...,
+        leads: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["process", b"process"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["instance_id", b"instance_id", "job", b"job", "job_token", b"job_token", "process", b"process", "rank", b"rank", "world_size", b"world_size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["instance_id", b"instance_id", "job", b"job", "job_token", b"job_token", "leads", b"leads", "process", b"process", "rank", b"rank", "world_size", b"world_size"]) -> None: ...
 
 global___RegisterRequest = RegisterRequest
 

@@ -402,12 +402,15 @@ class Rank(google.protobuf.message.Message):
     STEP_FIELD_NUMBER: builtins.int
     PROCESS_FIELD_NUMBER: builtins.int
     APPLIED_REVISION_FIELD_NUMBER: builtins.int
+    LEADS_FIELD_NUMBER: builtins.int
     rank: builtins.int
     connected: builtins.bool
     step: builtins.int
     """Last step it told of; about one second old while it is connected."""
     applied_revision: builtins.int
     """Revision of the newest change that this rank acknowledged; 0 if it acknowledged none."""
+    leads: builtins.bool
+    """It speaks for all ranks of the job, and acknowledges for them: the others do not register."""
     @property
     def process(self) -> global___Process: ...
     def __init__(
@@ -418,9 +421,10 @@ class Rank(google.protobuf.message.Message):
         step: builtins.int = ...,
         process: global___Process | None = ...,
         applied_revision: builtins.int = ...,
+        leads: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["process", b"process"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["applied_revision", b"applied_revision", "connected", b"connected", "process", b"process", "rank", b"rank", "step", b"step"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_revision", b"applied_revision", "connected", b"connected", "leads", b"leads", "process", b"process", "rank", b"rank", "step", b"step"]) -> None: ...
 
 global___Rank = Rank
 

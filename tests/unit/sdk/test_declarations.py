@@ -10,12 +10,13 @@ import pytest
 
 import livetune
 from livetune import DeclarationError, InvalidNameError, JobFinishedError
+from livetune.driver import Identity
 from livetune.job import Job, _rank_from
 
 
 def local_job() -> Job:
     """A job whose driver never runs."""
-    return Job("local", endpoint="unix:/nowhere", rank=0, world_size=1)
+    return Job(Identity("local", "instance", 0, 1), endpoint="unix:/nowhere")
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "-a", "a-", "x" * 64, "x" * 300, "ä", None, 3])

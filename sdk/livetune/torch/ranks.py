@@ -1,0 +1,151 @@
+"""Owns the messages between the ranks of a torch.distributed job, on gloo and on CPU tensors: no GPU is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.join import Join, Joinable, JoinHook
+
+from livetune.errors import LiveTuneError
+
+__all__ = ["Ranks", "RanksError"]
+
+
+class RanksError(LiveTuneError, RuntimeError):
+    """The ranks of a job can't be joined as asked."""
+
+
+class Ranks(Joinable):
+    """The ranks of a distributed job, which take every change at the same step. For `livetune.init(..., ranks=...)`.
+
+        dist.init_process_group("nccl")
+        job = livetune.init("vgg", ranks=livetune.torch.Ranks())
+
+    Make it on every rank, after ``init_process_group``, and call ``job.step()`` equally often on every rank: as with
+    DistributedDataParallel, a rank that is missing is waited for. Where the ranks have different numbers of inputs, it
+    is joined with the model: ``with Join([model, ranks]): ...``; who has run out then goes on taking changes.
+
+    Changes take effect one safe point later than in a job of one process. With gradient accumulation ``job.step()`` may
+    stand in either loop, the same on all ranks. The cost of an idle step is in benchmarks/README.md.
+
+    Args:
+        group: The process group of the job; None for the default one. Messages go through a gloo group of the same
+            ranks, which is made here (a collective call).
+        timeout: How long a rank is waited for before it is taken to be gone.
+        join_device: Device of the collectives by which `Join` counts the ranks that still have inputs: the model's.
+            None for the CPU, or the current GPU where the group is one of NCCL.
+
+    Raises:
+        RanksError: torch.distributed is not there, or not initialised, or this process is not in the group.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None = None,
+        *,
+        timeout: timedelta = timedelta(minutes=30),
+        join_device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        if not dist.is_available() or not dist.is_initialized():
+            raise RanksError("Ranks() needs torch.distributed: call init_process_group before, on every rank")
+        whole = group if group is not None else dist.group.WORLD
+        if whole is None or dist.get_rank(whole) < 0:
+            raise RanksError(f"rank {dist.get_rank()} is not in the group of the job's ranks")
+        self._whole = whole
+        self._rank = dist.get_rank(whole)
+        self._size = dist.get_world_size(whole)
+        members = dist.get_process_group_ranks(whole)
+        self._leader = members[0]
+        made = dist.new_group(members, timeout=timeout, backend="gloo", use_local_synchronization=True)
+        self._group = cast("dist.ProcessGroup", made)  # this process is a member
+        if join_device is None:
+            on_gpu = "nccl" in str(dist.get_backend(whole))
+            join_device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        self._device = join_device
+        self._announced: tuple[dist.Work, torch.Tensor] | None = None
+        self._step: Callable[[], None] | None = None
+        self._joined = False
+
+    # -- for the job: see `livetune.ranks.Agreement` --
+
+    @property
+    def rank(self) -> int:
+        """This rank within the group, from 0."""
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return self._size
+
+    def attach(self, step: Callable[[], None]) -> None:
+        """Take the job's safe point.
+
+        Raises:
+            RanksError: Another job has it: the ranks of a job are its own.
+        """
+        if self._step is not None:
+            raise RanksError("these Ranks() belong to another job: make new ones")
+        self._step = step
+
+    def turn(self, wanted: bool) -> bool:
+        """Say (rank 0) or learn whether there will be something to do at the next safe point."""
+        if self._join_config.enable and not self._joined:
+            Join.notify_join_context(self)
+        before, self._announced = self._announced, None
+        if before is not None:
+            before[0].wait()
+        flag = torch.tensor([wanted], dtype=torch.uint8)
+        work = dist.broadcast(flag, self._leader, group=self._group, async_op=True)
+        self._announced = cast("dist.Work", work), flag
+        return before is not None and bool(before[1])
+
+    def tell(self, message: object) -> object:
+        """Bring a message from rank 0 to all ranks."""
+        box = [message]
+        dist.broadcast_object_list(box, self._leader, group=self._group)
+        return box[0]
+
+    def gather(self, answer: object) -> list[object]:
+        """Bring an answer of each rank to rank 0."""
+        answers: list[object] | None = [None] * self._size if self._rank == 0 else None
+        dist.gather_object(answer, answers, self._leader, group=self._group)
+        return answers or []
+
+    # -- for torch's Join: uneven inputs --
+
+    def join_hook(self, **kwargs: Any) -> JoinHook:  # noqa: ARG002 - as torch has it
+        """Return what a rank without inputs does while others have some: it is at its safe point as often as they."""
+        return _Joined(self)
+
+    def _shadow(self) -> None:
+        self._joined = True
+        if self._step is not None:
+            self._step()
+
+    @property
+    def join_device(self) -> torch.device:
+        """Device of `Join`'s own collectives."""
+        return self._device
+
+    @property
+    def join_process_group(self) -> dist.ProcessGroup:
+        """Group of `Join`'s own collectives."""
+        return self._whole
+
+
+class _Joined(JoinHook):
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    def main_hook(self) -> None:
+        self._ranks._shadow()  # noqa: SLF001 - this module's own
+
+    def post_hook(self, is_last_joiner: bool) -> None:
+        del is_last_joiner
+        self._ranks._joined = False  # noqa: SLF001

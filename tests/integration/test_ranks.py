@@ -1,0 +1,168 @@
+"""Four processes, one job: every change at the same step on all of them, whatever becomes of the daemon."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from livetune.v1 import types_pb2
+from support.calls import set_request
+from support.daemon import Daemon, eventually
+from support.programs import Program, program
+from support.shell import Shell, state_of
+
+pytest.importorskip("torch")
+
+SIZE = 4
+
+
+@contextmanager
+def running(daemon: Daemon, folder: Path, how: str = "", size: int = SIZE) -> Iterator[list[Program]]:
+    """The ranks of job `vgg`, once the daemon sees it run."""
+    with ExitStack() as stack:
+        ranks = [
+            stack.enter_context(
+                program(
+                    "ranked.py", "vgg", str(rank), str(size), str(folder / "meeting"), how,
+                    log=folder / f"rank{rank}.log", LIVETUNE_ENDPOINT=daemon.target,
+                )
+            )
+            for rank in range(size)
+        ]  # fmt: skip
+        for rank in ranks:
+            rank.facts(lambda fact: fact.get("ready"))
+        eventually(lambda: types_pb2.JOB_STATE_RUNNING == state_of(daemon, "vgg"), 30)
+        yield ranks
+
+
+def ends(ranks: list[Program]) -> list[dict[str, Any]]:
+    """What each rank says at its end."""
+    return [rank.facts(lambda fact: "seen" in fact) for rank in ranks]
+
+
+def set_both(daemon: Daemon, value: float) -> int:
+    with daemon.control() as control:
+        return control.SetVariables(set_request("vgg", lr=value, wd=-value), timeout=20).change.revision
+
+
+def test_every_change_takes_effect_at_the_same_step_on_all_ranks(daemon: Daemon, tmp_path: Path) -> None:
+    shell = Shell(daemon)
+    with running(daemon, tmp_path) as ranks:
+        assert "4/4" in shell("jobs").out
+        assert "rank 0 speaks for all 4 ranks" in shell("describe", "vgg").out
+        for number in range(1, 6):
+            answer = shell.data("set", "vgg", f"lr={number}", f"wd={-number}")
+            assert ["applied"] == [item["status"] for item in answer["applied"]["lr"]]
+        for number in range(6, 40):
+            set_both(daemon, float(number))
+            if number % 12 == 0:
+                shell("trigger", "vgg", "save")
+        shell("trigger", "vgg", "stop")
+        told = ends(ranks)
+        assert [0] * SIZE == [rank.process.wait(30) for rank in ranks]
+    first = told[0]
+    assert [39.0, -39.0] == first["values"]
+    for other in told[1:]:
+        assert (first["seen"], first["saved"], first["step"]) == (other["seen"], other["saved"], other["step"])
+    # All of a change at one step: after the first half of it there is no step.
+    assert all(lr == -wd for _, lr, wd in first["seen"])
+    assert first["saved"]
+
+
+def test_control_ranks_by_themselves_take_changes_at_different_steps(daemon: Daemon, tmp_path: Path) -> None:
+    with running(daemon, tmp_path, "alone", 2) as ranks:
+        for number in range(1, 30):
+            set_both(daemon, float(number))
+        Shell(daemon)("trigger", "vgg", "stop", "--wait", "accepted")
+        assert "takes changes at a step of its own" in ranks[1].log.read_text()
+        told = ends(ranks)
+    assert any(told[0]["seen"] != other["seen"] for other in told[1:])
+
+
+def test_ranks_agree_while_the_daemon_dies_and_comes_back(daemon: Daemon, tmp_path: Path) -> None:
+    with running(daemon, tmp_path) as ranks:
+        for number in range(1, 9):
+            set_both(daemon, float(number))
+            if number % 4 == 0:
+                daemon.kill()
+                daemon.start()
+                eventually(lambda: types_pb2.JOB_STATE_RUNNING == state_of(daemon, "vgg"), 30)
+        assert 0 == Shell(daemon)("set", "vgg", "lr=99", "--timeout", "30").code
+        Shell(daemon)("trigger", "vgg", "stop")
+        told = ends(ranks)
+    assert 99.0 == told[0]["values"][0]
+    assert all(told[0]["seen"] == other["seen"] for other in told[1:])
+
+
+def test_a_veto_of_one_rank_is_a_veto_of_all(daemon: Daemon, tmp_path: Path) -> None:
+    shell = Shell(daemon)
+    with running(daemon, tmp_path, "veto", 2) as ranks:
+        answer = shell("set", "vgg", "lr=7", "wd=1")
+        assert 9 == answer.code
+        assert "lr: rank 1: rank 1 takes nothing above 1" in answer.err
+        assert 0 == shell("set", "vgg", "lr=0.5").code
+        shell("trigger", "vgg", "stop")
+        told = ends(ranks)
+    assert [[0.5, 0.0]] * 2 == [item["values"] for item in told]
+    assert all(told[0]["seen"] == other["seen"] for other in told)
+
+
+def test_ranks_with_fewer_inputs_take_the_changes_that_come_later(daemon: Daemon, tmp_path: Path) -> None:
+    with running(daemon, tmp_path, "uneven", 2) as ranks:
+        with suppress(grpc.RpcError):  # until it has finished
+            for number in range(1, 10_000):
+                set_both(daemon, float(number))
+        told = ends(ranks)
+    assert all(told[0]["seen"] == other["seen"] for other in told[1:])
+    assert told[0]["seen"][-1][0] > 600, "no change came after the first rank had run out"
+
+
+def test_a_rank_that_dies_stops_the_changes_and_is_seen(daemon: Daemon, tmp_path: Path) -> None:
+    """What torch does to the others is torch's business; ours is that no exception comes out of job.step()."""
+    with running(daemon, tmp_path, size=3) as ranks:
+        set_both(daemon, 1.0)
+        ranks[2].process.kill()
+        for rank in ranks[:2]:
+            assert 0 != rank.process.wait(60)
+            assert "livetune/job.py" not in rank.log.read_text().split("Traceback")[-1]
+        eventually(lambda: types_pb2.JOB_STATE_RUNNING != state_of(daemon, "vgg"), 30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+def test_ten_thousand_changes_with_pauses_and_kills(daemon: Daemon, tmp_path: Path) -> None:
+    from support.results import count, long_run, seed
+
+    chosen, changes = seed(71), count("RANK_CHANGES", 10_000)
+    generator = random.Random(chosen)
+    kills = pauses = 0
+    with long_run("four ranks", chosen, changes=changes) as figures:
+        with running(daemon, tmp_path) as ranks:
+            for number in range(1, changes + 1):
+                set_both(daemon, float(number))
+                dice = generator.random()
+                if dice < 0.002:
+                    kills += 1
+                    daemon.kill()
+                    daemon.start()
+                    eventually(lambda: types_pb2.JOB_STATE_RUNNING == state_of(daemon, "vgg"), 60)
+                elif dice < 0.01:
+                    pauses += 1
+                    paused = generator.choice(ranks)
+                    paused.freeze()
+                    for extra in range(3):
+                        set_both(daemon, number + extra / 10)
+                    paused.thaw()
+            assert 0 == Shell(daemon)("set", "vgg", "lr=0.25", "wd=-0.25", "--timeout", "60").code
+            Shell(daemon)("trigger", "vgg", "stop")
+            told = ends(ranks)
+        differ = sum(told[0]["seen"] != other["seen"] for other in told[1:])
+        figures.update({"kills": kills, "pauses": pauses, "steps": told[0]["step"], "differ": differ})
+        assert not differ
+        assert [[0.25, -0.25]] * SIZE == [item["values"] for item in told]

@@ -1,0 +1,84 @@
+"""A distributed training process for tests: one rank of a gloo job; says at which step it saw which values.
+
+`ranked.py JOB RANK WORLD_SIZE MEETING_FILE [HOW]`; HOW is "uneven" (each rank has another number of inputs, joined), "veto"
+(rank 1 has its own word on lr), or "alone" (each rank talks to the daemon by itself).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.join import Join
+from torch.nn.parallel import DistributedDataParallel
+
+import livetune
+from livetune.torch import Ranks
+
+logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+torch.set_num_threads(1)
+name, rank, size, meeting = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+how = sys.argv[5] if len(sys.argv) > 5 else ""
+dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+ranks = Ranks()
+if how == "alone":
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
+job = livetune.init(name, ranks=None if how == "alone" else ranks)
+lr = job.variable("lr", 0.0)
+wd = job.variable("wd", 0.0)
+stop = job.trigger("stop")
+save = job.trigger("save")
+linear = torch.nn.Linear(4, 1)
+model = linear if how == "alone" else DistributedDataParallel(linear)
+seen: list[tuple[int, float, float]] = []
+saved: list[int] = []
+
+
+def say(**facts: object) -> None:
+    sys.stdout.write(json.dumps({"rank": rank, **facts}) + "\n")
+    sys.stdout.flush()
+
+
+if how == "veto" and rank == 1:
+
+    def small(new: float, _old: float) -> None:
+        if new > 1.0:
+            raise livetune.Veto("rank 1 takes nothing above 1")
+
+    lr.on_set(small)
+
+
+def note(_new: float, _old: float) -> None:
+    seen.append((job.current_step, lr.value, wd.value))
+
+
+lr.post_set(note)
+wd.post_set(note)
+
+
+def train() -> bool:
+    """One step; says whether it was the last one."""
+    model(torch.ones(2, 4)).sum().backward()
+    job.step()
+    if save():
+        saved.append(job.current_step)
+    return stop()
+
+
+say(ready=True)
+if how == "uneven":
+    with Join([model, ranks]):
+        for _ in range(600 * (rank + 1)):
+            train()
+            time.sleep(0.002)
+else:
+    while not train():
+        pass
+say(seen=seen, saved=saved, step=job.current_step, values=[lr.value, wd.value], reported=len(job.changes))
+job.finish()
+dist.destroy_process_group()
