@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import stat
@@ -57,6 +59,7 @@ class Recorder:
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError("it is no regular file")  # a pipe that nobody reads would hold training up
+            _lock(file)
             if found.st_size and os.pread(file, 1, found.st_size - 1) != b"\n":
                 self._lines = b"\n"  # a process before this one broke off within a line
         except BaseException:
@@ -145,3 +148,17 @@ class Recorder:
         why = (error.strerror if isinstance(error, OSError) else None) or error
         log.warning("job %s: nothing is recorded any more in %s: %s; training goes on", self._who.job, self._path, why)
         self.close()
+
+
+def _lock(file: int) -> None:
+    """Keep others from writing to the same record, as programs do that inherit LIVETUNE_RECORD.
+
+    Raises:
+        ValueError: Somebody does.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:
+            raise ValueError("another job writes to it") from None
+        # A file system that knows no locks is no reason not to record.

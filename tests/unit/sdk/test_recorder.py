@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -261,3 +263,27 @@ def test_only_what_was_asked_for_is_recorded(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("LIVETUNE_RECORD", "")
     with livetune.init("vgg", endpoint="unix:/nowhere/d.sock") as job:
         assert job._recorder is None
+
+
+def test_two_jobs_do_not_share_a_record(
+    record: Callable[..., Live], path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record().job.step()
+    with livetune.init("other", endpoint="unix:/nowhere/d.sock", record=path) as other:
+        other.step()
+    assert (
+        f"job other: nothing is recorded any more in {path}: another job writes to it; training goes on"
+        in caplog.messages
+    )
+    assert ["vgg"] == [line["job"] for line in lines(path)]
+
+
+def test_a_file_system_without_locks_records(
+    record: Callable[..., Live], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    record().job.step()
+    assert 1 == len(lines(path))
