@@ -58,6 +58,7 @@ proto: $(PROTO_VENV)/.installed ## regenerate sdk/livetune/v1 from proto/, and t
 
 bench: $(VENV)/.installed ## the benchmarks; writes benchmarks/results and the tables in benchmarks/README.md
 	$(BIN)/python benchmarks/set_to_visible.py
+	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/durable_set.py
 	$(BIN)/python benchmarks/fan_out.py
 	$(BIN)/python benchmarks/start_up.py

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from livetune._version import __version__
 
 if TYPE_CHECKING:
+    from livetune.control import RunControl
     from livetune.errors import (
         DaemonUnreachableError,
         DeclarationError,
@@ -49,6 +50,7 @@ __all__ = [
     "JobFinishedError",
     "LiveTuneError",
     "ReplayError",
+    "RunControl",
     "Trigger",
     "Variable",
     "Veto",
@@ -60,6 +62,7 @@ __all__ = [
 _HOMES = {
     "AppliedChange": "livetune.messages",
     "Job": "livetune.job",
+    "RunControl": "livetune.control",
     "Trigger": "livetune.trigger",
     "Variable": "livetune.variable",
     "init": "livetune.job",

@@ -12,8 +12,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.mark.slow
-# set_to_visible is missing on purpose: it installs LiveTune from a package index.
-@pytest.mark.parametrize("name", ["durable_set", "fan_out", "start_up"])
+# set_to_visible is missing on purpose: it installs LiveTune from a package index (durable_set does without it).
+@pytest.mark.parametrize("name", ["durable_set", "fan_out", "start_up", "step_overhead"])
 def test_a_benchmark_runs_to_its_end(name: str) -> None:
     readme = (BENCHMARKS / "README.md").read_text()
 

@@ -129,7 +129,7 @@ def test_one_message_of_too_many_changes_ends_the_stream(daemon: Daemon) -> None
 
 def test_a_dry_run_says_what_would_be_and_changes_nothing(daemon: Daemon) -> None:
     with daemon.channel() as channel, daemon.control() as control:
-        job_with(channel, "vgg", lr=0.1)
+        process = job_with(channel, "vgg", lr=0.1)
         before = control.GetJob(control_pb2.GetJobRequest(name="jobs/vgg"))
         request = set_request("vgg", lr=0.5)
         request.validate_only = True
@@ -142,6 +142,7 @@ def test_a_dry_run_says_what_would_be_and_changes_nothing(daemon: Daemon) -> Non
         fire = control_pb2.FireTriggersRequest(job="jobs/vgg", trigger_ids=["save"], validate_only=True)
         assert 0 == control.FireTriggers(fire).change.revision
         assert before == control.GetJob(control_pb2.GetJobRequest(name="jobs/vgg"))
+        process.close()  # held until here: a job that is lost meanwhile is not what it was
 
 
 def test_conditions_undo_merge_and_request_ids(daemon: Daemon) -> None:

@@ -38,6 +38,7 @@ def test_the_exports_are_these() -> None:
         "JobFinishedError",
         "LiveTuneError",
         "ReplayError",
+        "RunControl",
         "Trigger",
         "Variable",
         "Veto",
