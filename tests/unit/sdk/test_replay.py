@@ -232,6 +232,21 @@ def test_the_last_process_of_a_file_counts(
     assert (0.75, []) == (lr.value, caplog.messages)
 
 
+def test_a_pause_takes_no_time(replay: Callable[..., livetune.Job]) -> None:
+    def paused(revision: int, new: bool) -> dict[str, Any]:
+        return change(revision, 2, **{"run.paused": (not new, new)})
+
+    job = replay(HEAD, paused(5, True), change(6, 2, lr=(0.1, 0.5)), paused(7, False), firing(8, 3, "run.stop"), END)
+    lr, control = job.variable("lr", 0.1), livetune.RunControl(job)
+    seen = []
+    while True:
+        job.step()
+        seen.append(lr.value)
+        if not control.proceed():
+            break
+    assert [0.1, 0.5, 0.5] == seen
+
+
 # -- a departure is told --
 
 
