@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         JobExistsError,
         JobFinishedError,
         LiveTuneError,
+        ReplayError,
         Veto,
         WireError,
     )
@@ -48,6 +49,7 @@ __all__ = [
     "JobExistsError",
     "JobFinishedError",
     "LiveTuneError",
+    "ReplayError",
     "RunControl",
     "Trigger",
     "Variable",

@@ -8,6 +8,7 @@
     ├── EndpointError        (also ValueError)      the text of an endpoint cannot be read
     ├── DaemonUnreachableError (also ConnectionError) nobody answers at any endpoint
     ├── WireError            (also ValueError)      a message of the daemon cannot be understood
+    ├── ReplayError          (also ValueError)      what was recorded can't be replayed, or nothing be recorded as asked
     └── Veto                                        raised by a program's own callback, to refuse a value
 
 Nothing of this is ever raised by ``job.step()``, by reading a variable or by asking a trigger.
@@ -23,6 +24,7 @@ __all__ = [
     "JobExistsError",
     "JobFinishedError",
     "LiveTuneError",
+    "ReplayError",
     "Veto",
     "WireError",
 ]
@@ -58,6 +60,10 @@ class DaemonUnreachableError(LiveTuneError, ConnectionError):
 
 class WireError(LiveTuneError, ValueError):
     """A message or resource name of the daemon cannot be understood."""
+
+
+class ReplayError(LiveTuneError, ValueError):
+    """A file can't be replayed, or a record can't be made as asked; the message names the file, the rule, the value."""
 
 
 class Veto(LiveTuneError):  # noqa: N818 - it is what a program says, not what went wrong

@@ -19,6 +19,7 @@ from livetune import messages as m
 from livetune.driver import Driver, Identity
 from livetune.endpoints import parse_endpoint
 from livetune.errors import DeclarationError, JobExistsError, JobFinishedError
+from livetune.files import chosen_files
 from livetune.logged import Logged
 from livetune.messages import AppliedChange
 from livetune.ranks import Agreement, Judgement, first_refusal
@@ -29,6 +30,9 @@ from livetune.variable import Variable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from livetune.recorder import Recorder
+    from livetune.replay import Replay
 
 __all__ = ["Job", "init"]
 
@@ -49,7 +53,15 @@ _jobs: weakref.WeakSet[Job] = weakref.WeakSet()
 _live_lock = threading.Lock()
 
 
-def init(name: str, *, endpoint: str | None = None, latest_only: bool = False, ranks: Agreement | None = None) -> Job:
+def init(
+    name: str,
+    *,
+    endpoint: str | None = None,
+    latest_only: bool = False,
+    ranks: Agreement | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+) -> Job:
     """Make this process a tunable job. Returns at once, whether a daemon is there or not.
 
     A daemon is looked for at ``LIVETUNE_ENDPOINT``, then at the user's socket, the system's socket and
@@ -65,19 +77,28 @@ def init(name: str, *, endpoint: str | None = None, latest_only: bool = False, r
         latest_only: After a break, take only the newest value of each variable, not every change between. Firings of
             triggers are never left out.
         ranks: The ranks of the job, as `livetune.torch.Ranks`. Declare the same variables on all of them.
+        record: File to write what takes effect to, and at which step; ``LIVETUNE_RECORD`` if None. ``{rank}`` in its
+            name stands for the rank. A file that exists is continued. A fault of the disk is a warning, and ends the
+            record, not the training.
+        replay: File to take values and firings from, at the steps that it says; ``LIVETUNE_REPLAY`` if None. A record,
+            or what ``ltctl history JOB -o jsonl`` printed. There is no daemon then: endpoints are ignored. ``{rank}``
+            as above.
 
     Raises:
         InvalidNameError: The name breaks the rule.
         EndpointError: The endpoint, or ``LIVETUNE_ENDPOINT``, can't be read.
         JobExistsError: This process has a live job of that name.
+        ReplayError: The file to replay is missing, empty, of a newer version or wrong in a line; or a record is asked
+            for in the very file that is replayed, or in one file for several ranks.
         ValueError: ``RANK`` or ``WORLD_SIZE`` are set to what is no rank.
     """
     check_job_name(name)
-    chosen = endpoint or os.environ.get("LIVETUNE_ENDPOINT")
+    rank, world_size = _rank_from(os.environ) if ranks is None else (ranks.rank, ranks.size)
+    files = chosen_files(record, replay, rank, world_size)
+    chosen = "" if files.replay else endpoint or os.environ.get("LIVETUNE_ENDPOINT")
     if chosen:
         parse_endpoint(chosen)  # a typing error must be told now: later nobody listens
-    rank, world_size = _rank_from(os.environ) if ranks is None else (ranks.rank, ranks.size)
-    if world_size > 1 and ranks is None:
+    if world_size > 1 and ranks is None and not files.replay:
         log.warning(
             "job %s: rank %d of %d is tuned by itself, and takes changes at a step of its own; "
             "livetune.init(..., ranks=livetune.torch.Ranks()) makes all ranks take them at the same step",
@@ -86,10 +107,13 @@ def init(name: str, *, endpoint: str | None = None, latest_only: bool = False, r
             world_size,
         )
     identity = Identity(name, uuid.uuid4().hex, rank, world_size, latest_only, ranks is not None)
+    # What rank 0 reports of a job whose ranks agree stands for all of them.
+    played = files.open_replay(name, rank if ranks is None else 0)
     with _live_lock:
         if name in _live:
             raise JobExistsError(f"job {name!r} is live in this process already: finish() it first, or use that one")
-        job = _live[name] = Job(identity, endpoint=endpoint, ranks=ranks)
+        recorder = files.open_recorder(name, rank, world_size)
+        job = _live[name] = Job(identity, endpoint=endpoint, ranks=ranks, replay=played, recorder=recorder)
     job._start()  # noqa: SLF001 - made here
     return job
 
@@ -113,7 +137,15 @@ class Job:
     the end, as failed if an exception leaves.
     """
 
-    def __init__(self, identity: Identity, *, endpoint: str | None, ranks: Agreement | None = None) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        endpoint: str | None,
+        ranks: Agreement | None = None,
+        replay: Replay | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._name = identity.job
         self._step = 0
         self._started = False
@@ -125,7 +157,10 @@ class Job:
         self._changes: deque[AppliedChange] = deque(maxlen=CHANGES_KEPT)
         self._port: int | None = None
         self._logged = Logged(self._name)
-        self._session = Session(self._judge, self._logged)
+        self._replay = replay
+        self._recorder = recorder
+        # What was recorded has been judged: a replay does not ask the program again.
+        self._session = replay or Session(self._judge, self._logged)
         self._reactions: list[tuple[Variable[Any], Scalar, Scalar]] = []
         """Variables that were given values at this safe point, with the value and the one before."""
         self._applying: int | None = None
@@ -134,13 +169,16 @@ class Job:
         self._connected = threading.Event()
         self._recorded = threading.Event()
         self._finished = False
-        self._ranks = ranks
+        # In a replay each rank is told by its file, the same as the others: there is nothing to agree on.
+        self._ranks = ranks if replay is None else None
+        self._follows = self._ranks is not None and self._ranks.rank > 0
+        """Another rank talks to the daemon."""
         self._wanted = False
         """Rank 0 has something to do at its next safe point but one, and has to say so."""
         self._values: dict[str, m.Assign] = {}
         """Values that rank 0 told this rank of before it declared the variable."""
         self._driver: Driver | None = None
-        if ranks is None or ranks.rank == 0:
+        if replay is None and not self._follows:
             self._driver = Driver(identity, endpoint, self._deliver, self._reached)
         if ranks is not None:
             ranks.attach(self.step)
@@ -233,7 +271,8 @@ class Job:
 
         Raises:
             InvalidNameError: The name breaks the rule.
-            DeclarationError: The declaration is wrong in itself, or contradicts an earlier one.
+            DeclarationError: The declaration is wrong in itself, contradicts an earlier one, or does not allow a value
+                that is to be replayed.
             JobFinishedError: The job has ended.
         """
         spec = VariableSpec.declare(
@@ -282,6 +321,10 @@ class Job:
             raise JobFinishedError(f"job {self._name!r} has ended: {spec.name!r} can't be declared any more")
         known = self._specs.get(spec.name)
         if known is None:
+            if self._replay is not None:
+                self._replay.check(spec)
+            if self._recorder is not None:
+                self._recorder.declared(spec)
             self._specs[spec.name] = spec
             return True
         if differs := differences(known, spec):
@@ -346,6 +389,8 @@ class Job:
             raise RuntimeError("job.step() can't be called by a callback: it is inside job.step()")
         self._applying = self._step
         try:
+            if not self._started and self._recorder is not None:
+                self._recorder.begin(self._step, self._session.store_id)
             self._started = True
             if self._ranks is None:
                 self._take_changes()
@@ -362,8 +407,13 @@ class Job:
         with self._lock:
             actions = self._session.handle(m.SafePoint(self._step))
             self._pending = False
-            self._do(actions)
+            self._take_effect(actions)
             self._pending = self._pending or bool(self._reactions)
+
+    def _take_effect(self, actions: list[m.Action]) -> None:
+        self._do(actions)
+        if self._recorder is not None:
+            self._recorder.safe_point(self._step, actions, self._session.store_id)
 
     def _judge(self, name: str, value: Scalar, old: Scalar) -> Scalar | m.Refusal:
         verdict = self._variables[name]._judge(value, old)  # noqa: SLF001 - the safe point asks it
@@ -373,11 +423,6 @@ class Job:
         return first_refusal(self._ranks.gather(verdict)) or verdict
 
     # -- the same step on all ranks --
-
-    @property
-    def _follows(self) -> bool:
-        """Whether another rank talks to the daemon."""
-        return self._ranks is not None and self._ranks.rank > 0
 
     def _agree(self, ranks: Agreement) -> None:
         """Be at the safe point together with the other ranks. `_pending` stays set: each of them has its part in it."""
@@ -402,7 +447,7 @@ class Job:
         with self._lock:
             actions = self._session.handle(m.SafePoint(self._step))
             ranks.tell([action for action in actions if isinstance(action, (m.Assign, m.Show, m.Record))])
-            self._do(actions)
+            self._take_effect(actions)
 
     def _follow(self, ranks: Agreement) -> None:
         while not isinstance(message := ranks.tell(None), list):
@@ -410,7 +455,7 @@ class Job:
             variable = self._variables.get(name)
             ranks.gather(None if variable is None else variable._judge_told(value, old))  # noqa: SLF001
         with self._lock:
-            self._do(message)
+            self._take_effect(message)
 
     def _leave(self) -> None:
         """Stop talking to the daemon: it shows that the job is lost."""
@@ -422,10 +467,11 @@ class Job:
             driver.stop(STOP_SECONDS)
 
     def _consume(self, trigger: str) -> None:
-        if self._follows:
-            return  # rank 0 consumes it as well, and reports
         with self._lock:
-            self._do(self._session.handle(m.FiringConsumed(trigger, self._step)))
+            if not self._follows:  # rank 0 consumes it as well, and reports
+                self._do(self._session.handle(m.FiringConsumed(trigger, self._step)))
+            if self._recorder is not None:
+                self._recorder.consumed(trigger, self._step)
 
     def _deliver(self, event: m.Event) -> None:
         """Take an event on the driver's thread."""
@@ -512,12 +558,15 @@ class Job:
             timeout: Seconds to wait at most.
 
         Returns:
-            Whether it is.
+            Whether it is; False at once in a replay.
         """
-        return self._connected.wait(timeout)
+        return self._connected.wait(timeout if self._replay is None else 0)
 
     def __repr__(self) -> str:
-        state = "ended" if self._finished else f"port {self._port}" if self.connected else "not connected"
+        state = f"port {self._port}" if self.connected else "not connected"
+        if self._replay is not None:
+            state = f"replay of {self._replay.path}"
+        state = "ended" if self._finished else state
         values = ", ".join(f"{name}={variable.value!r}" for name, variable in self._variables.items())
         return f"<Job {self._name}, step {self._step}, {state}{': ' if values else ''}{values}>"
 
@@ -537,7 +586,7 @@ class Job:
         with self._lock:
             driver = self._driver
             if self._finished or driver is None:
-                self._ended()
+                self._ended(failed=failed)
                 return
             self._finished = True
             # Exceptions carry names of files, and those anything; the wire carries UTF-8.
@@ -546,9 +595,13 @@ class Job:
         if driver.trying:
             self._recorded.wait(FINISH_SECONDS)
         self._leave()
-        self._ended()
+        self._ended(failed=failed)
 
-    def _ended(self) -> None:
+    def _ended(self, *, failed: bool) -> None:
+        with self._lock:
+            recorder, self._recorder = self._recorder, None
+            if recorder is not None:
+                recorder.end(self._step, self._session.store_id, failed=failed)
         self._finished = True
         self._ranks = None
         self._pending = False
@@ -573,6 +626,9 @@ class Job:
         self._finished = True
         self._pending = False
         self._logged = Logged(self._name)  # what is on its way from a GPU is the parent's
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.close()
         for trigger in self._triggers.values():
             trigger._drop()  # noqa: SLF001 - the parent consumes its firings
         # The parent's threads held these in a state that nobody will ever change again.

@@ -263,10 +263,13 @@ class Assign:
 
 @dataclass(frozen=True)
 class Show:
-    """Make firings of a trigger visible."""
+    """Make firings of a trigger visible, and what is known of the change that fired it."""
 
     trigger: str
     firings: int
+    revision: int
+    reason: str
+    actor: str
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,11 @@ class Session:
         return self._open and self._known
 
     @property
+    def store_id(self) -> str:
+        """The daemon's store that revisions belong to; "" before the first registration."""
+        return self._store_id
+
+    @property
     def unreported(self) -> int:
         """How many reports the daemon has not recorded yet."""
         return len(self._outbox)
@@ -240,7 +245,7 @@ class Session:
             actions.append(m.Record(m.AppliedChange(of, step, values, change.reason, change.actor)))
         for name in change.firings:
             insort(self._triggers[name].visible, revision)
-            actions.append(m.Show(name, 1))
+            actions.append(m.Show(name, 1, revision, change.reason, change.actor))
         if outcomes and change.report:
             actions += self._report(m.Report(revision, step, tuple(outcomes)))
         return actions

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _PAGE = 1_000
 """The most that a daemon gives in one page, a count."""
-_MEMORY_BYTES = 32 * 2**20
+MEMORY_BYTES = 32 * 2**20
 """How much of the history waits in memory to be shown; the rest waits on disk."""
 
 
@@ -88,8 +88,8 @@ def history(
         cells += [change.actor or "-", render.change_words(change), render.applied_words(change)]
         return [*cells, render.reason_words(change)]
 
-    with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as spool:
-        found = _Found(spool)
+    with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as spool:
+        found = Found(spool)
         found.read(client, request, limit)
         print_items(
             form,
@@ -102,7 +102,7 @@ def history(
 
 
 @dataclass
-class _Found:
+class Found:
     """What was found of the history: read from the newest back, shown from the oldest on."""
 
     spool: IO[bytes]
@@ -139,7 +139,7 @@ class _Found:
 
 
 def _say_what_is_missing(
-    client: Client, request: control_pb2.ListChangesRequest, found: _Found, *, people: bool
+    client: Client, request: control_pb2.ListChangesRequest, found: Found, *, people: bool
 ) -> None:
     """Tell on stderr what the list does not show: nothing found and why, what was dropped, what is older."""
     if not found.pages and people:

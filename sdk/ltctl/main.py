@@ -1,4 +1,4 @@
-"""Owns the entry point and the group; the commands are in `reading`, `changing`, `history`, `metrics`, `watching`."""
+"""Owns the entry point and the group; the commands are in the modules named after them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ltctl.arguments import NearestVerb
 from ltctl.changing import remove, set_values, trigger, undo
 from ltctl.client import Client
 from ltctl.exits import EXIT_HELP, CommandError, Exit, ReaderLeftError
+from ltctl.export import export
 from ltctl.history import history
 from ltctl.metrics import metrics
 from ltctl.reading import describe, get, jobs
@@ -41,7 +42,7 @@ def cli(ctx: click.Context, endpoint: str | None, port: int | None) -> None:
     ctx.call_on_close(ctx.obj.close)
 
 
-for command in (jobs, get, describe, set_values, trigger, undo, history, metrics, watch, remove):
+for command in (jobs, get, describe, set_values, trigger, undo, history, export, metrics, watch, remove):
     cli.add_command(command)
 
 

@@ -37,6 +37,7 @@ def test_the_exports_are_these() -> None:
         "JobExistsError",
         "JobFinishedError",
         "LiveTuneError",
+        "ReplayError",
         "RunControl",
         "Trigger",
         "Variable",
