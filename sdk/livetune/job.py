@@ -21,6 +21,7 @@ from livetune.endpoints import parse_endpoint
 from livetune.errors import DeclarationError, JobExistsError, JobFinishedError
 from livetune.messages import AppliedChange
 from livetune.session import Session
+from livetune.shared import Page
 from livetune.specs import INT64_MAX, Scalar, TriggerSpec, VariableSpec, check_job_name, declare_trigger, differences
 from livetune.trigger import Trigger
 from livetune.variable import Variable
@@ -110,6 +111,7 @@ class Job:
         self._changes: deque[AppliedChange] = deque(maxlen=CHANGES_KEPT)
         self._port: int | None = None
         self._session = Session()
+        self._page = Page()
         self._lock = threading.RLock()
         self._connected = threading.Event()
         self._recorded = threading.Event()
@@ -221,7 +223,7 @@ class Job:
         )
         with self._lock:
             if self._declares(spec):
-                self._variables[name] = Variable(spec, spec.initial)
+                self._variables[name] = Variable(spec, spec.initial, shared=self._page)
                 self._do(self._session.handle(m.VariableDeclared(spec)))
             return self._variables[name]
 
@@ -310,9 +312,8 @@ class Job:
                 if self._driver is not None:
                     self._driver.send(action.message)
             elif isinstance(action, m.Assign):
-                self._variables[action.name]._put(  # noqa: SLF001 - the safe point is its only writer
-                    action.value, action.revision, action.step, changed=action.changed
-                )
+                variable = self._variables[action.name]
+                self._page.put(variable, action.value, action.revision, action.step, changed=action.changed)
             elif isinstance(action, m.Show):
                 self._triggers[action.trigger]._show(action.firings)  # noqa: SLF001
             elif isinstance(action, m.Record):
@@ -412,8 +413,13 @@ class Job:
         failed = kind is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))
         self.finish(failed=failed, message=_describe(error) if failed else "")
 
+    def _share(self) -> None:
+        """Before a fork: let the child read the values that are in use here."""
+        self._page.share(list(self._variables.values()))
+
     def _become_inert(self) -> None:
-        """In a forked child: no network, no threads, no end to report; values stay as they were."""
+        """In a forked child: no network, no threads, no end to report; values are the parent's."""
+        self._page.follow(self._variables.values())
         self._driver = None
         self._finished = True
         self._pending = False
@@ -448,13 +454,18 @@ def _finish_all() -> None:
         job.finish(failed=error is not None, message=_describe(error))
 
 
+def _before_fork() -> None:
+    for job in list(_live.values()):
+        job._share()  # noqa: SLF001 - forking is this module's business
+
+
 def _after_fork_in_child() -> None:
     global _live_lock  # noqa: PLW0603 - another thread of the parent may have held it
     _live_lock = threading.Lock()
     for job in _jobs:
-        job._become_inert()  # noqa: SLF001 - the fork's child is this module's business
+        job._become_inert()  # noqa: SLF001 - the same
     _live.clear()
 
 
 atexit.register(_finish_all)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
