@@ -78,6 +78,11 @@ def init(name: str, *, endpoint: str | None = None, latest_only: bool = False) -
     return job
 
 
+def live_jobs() -> list[Job]:
+    """The jobs of this process that have not ended."""
+    return list(_live.values())
+
+
 def _rank_from(environ: Mapping[str, str]) -> tuple[int, int]:
     rank_text, size_text = environ.get("RANK", "0"), environ.get("WORLD_SIZE", "1")
     try:
@@ -450,12 +455,12 @@ def _finish_all() -> None:
     """At the interpreter's exit: a job that nobody finished has ended well, unless an exception ended the program."""
     # In an interactive session it is just the last mistake that was typed.
     error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
-    for job in list(_live.values()):
+    for job in live_jobs():
         job.finish(failed=error is not None, message=_describe(error))
 
 
 def _before_fork() -> None:
-    for job in list(_live.values()):
+    for job in live_jobs():
         job._share()  # noqa: SLF001 - forking is this module's business
 
 
