@@ -9,11 +9,11 @@ Classic code has no job and no safe point. So this is what it gets:
   shows at the next iteration, all variables of one change together, and its acknowledgement tells the iteration's
   number. Where a single variable is read, a change shows at the next read. If the program has a job of its own, its
   ``job.step()`` is the safe point, and reads are only reads.
-- **Values are checked** as everything is: no nan, no infinity. What the daemon offers (history, undo, ``ltctl set`` with
-  an acknowledgement) works for these variables too. They have no bounds: `Job.variable` declares those.
+- **Values are checked** as everything is: no nan, no infinity. What the daemon offers (history, undo, acknowledgement)
+  works for these variables too. They have no bounds: `Job.variable` declares those.
 
-The classic ``tune`` command reaches them if the daemon's ``[classic]`` protocol is on. docs/migrating.md leads from here
-to `livetune.init`, step by step. Only what is documented of LiveTune was used to write this, none of its code.
+The classic ``tune`` command reaches them if the daemon's ``[classic]`` protocol is on. docs/migrating.md leads from
+here to `livetune.init`, step by step. Only what is documented of LiveTune was used to write this, none of its code.
 """
 
 from __future__ import annotations
@@ -247,13 +247,13 @@ class liveVar(Arithmetic, _Classic):  # noqa: N801 - the classic name
 
     ``lr()`` reads it. In expressions it stands for its value, on either side, with numpy and torch too; it can be
     hashed, formatted, compared, and pickled (a worker process reads the value in use, as with `livetune.Variable`).
-    `update`, and so ``lr *= 0.5``, sets it in this process: until the next change from outside, and without the daemon's
-    knowledge.
+    `update`, and so ``lr *= 0.5``, sets it in this process: until the next change from outside, and without the
+    daemon's knowledge.
 
     Args:
         initial: The value to begin with; float, int or bool. Its type is the variable's for good.
-        tag: The name under which it is changed. Letters, digits, ``_`` and ``.``; others become ``_``, with a warning. A
-            tag that is used twice belongs to the newer object, with a warning; the older keeps its value.
+        tag: The name under which it is changed. Letters, digits, ``_`` and ``.``; others become ``_``, with a warning.
+            A tag that is used twice belongs to the newer object, with a warning; the older keeps its value.
 
     Raises:
         DeclarationError: The initial value is of another type, not finite, or of another type than the tag has.

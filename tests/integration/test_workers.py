@@ -24,8 +24,8 @@ from support.programs import Program, program
 
 LATE = 2 * 2 + 1
 """Batches that may be of before a change: two workers, prefetch factor two, and the one that is in hand."""
-END_SECONDS = 2.0
-"""Within this a program with workers ends."""
+END_SECONDS = 10.0
+"""Within this a program with workers ends: 0.1 to 0.3 s where the cores are free. What hangs does so for ever."""
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at only
 
@@ -49,10 +49,6 @@ def get_job(daemon: Daemon, name: str) -> types_pb2.Job:
         return control.GetJob(control_pb2.GetJobRequest(name=f"jobs/{name}")).job
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
-
-
 def in_shared_memory() -> set[str]:
     """What of /dev/shm is ours: torch and multiprocessing use it too."""
     return {file.name for file in SHARED_MEMORY.iterdir() if "livetune" in file.name}
@@ -71,20 +67,30 @@ def both_see(training: Program, value: float) -> None:
         waiting.discard(fact["worker"])
 
 
-@pytest.mark.parametrize("how", ["persistent", "fresh"])
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        ("fork", "persistent"),
+        ("fork", "fresh"),
+        ("spawn", "persistent"),
+        ("forkserver", "persistent"),
+        # Each epoch starts workers that load torch: many seconds where the cores are shared.
+        pytest.param("spawn", "fresh", marks=pytest.mark.slow),
+        pytest.param("forkserver", "fresh", marks=pytest.mark.slow),
+    ],
+)
 def test_workers_of_a_data_loader_see_a_change_while_they_load(
     daemon: Daemon, tmp_path: Path, method: str, how: str
 ) -> None:
     name = f"{method}-{how}"
-    with loading(daemon, tmp_path, name, method, how, "train") as training:
+    with loading(daemon, tmp_path, name, method, how) as training:
         for number, value in enumerate([0.1, 0.5, 0.25]):
             if number:
                 revision = set_value(daemon, value, name)
                 training.facts(lambda fact: "changed" in fact)
             both_see(training, value)
         # In the next epoch as well: the same workers if they are persistent, others if not.
-        training.facts(lambda fact: "epoch" in fact)
         training.facts(lambda fact: "epoch" in fact)
         set_value(daemon, 0.75, name)
         both_see(training, 0.75)
@@ -144,11 +150,16 @@ def forks(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
         before = (0, 0, 0)
         for number in range(1, count + 1):
             value = float(number)
-            child = Child(lambda value=value: (strength.value, eventually(lambda: strength.value == value, 30)))
+            child = Child(
+                lambda value=value: (
+                    strength.value in (value - 1, value),
+                    eventually(lambda: strength.value == value, 30),
+                )
+            )
             update.value.float_value = value
             control.SetVariables(request)
             eventually(lambda value=value: (job.step(), strength.value == value)[1], 30)
-            assert (value - 1, True) == child.result()
+            assert (True, True) == child.result()
             assert job.connected
             if number == 10:
                 before = here.num_fds(), here.num_threads(), there.num_fds()
@@ -192,29 +203,38 @@ def test_children_keep_the_last_value_when_the_job_is_killed(daemon: Daemon, tmp
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("end", ["leave", "ctrl-c", "kill"])
-def test_a_program_with_living_workers_ends_at_once(daemon: Daemon, tmp_path: Path, method: str, end: str) -> None:
-    then = "leave" if end == "leave" else "train"
-    with loading(daemon, tmp_path, "ends", method, "persistent", then) as training:
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        ("leave", types_pb2.JOB_STATE_FINISHED),
+        ("ctrl-c", types_pb2.JOB_STATE_FAILED),
+        ("kill", types_pb2.JOB_STATE_LOST),
+    ],
+)
+def test_a_program_with_living_workers_ends_at_once(
+    daemon: Daemon, tmp_path: Path, method: str, end: str, state: types_pb2.JobState.ValueType
+) -> None:
+    with program("reading.py", "ends", method, log=tmp_path / "log", LIVETUNE_ENDPOINT=daemon.target) as job:
         for worker in (0, 1):
-            training.facts(lambda fact, worker=worker: fact.get("worker") == worker)
-        workers = descendants(training.process.pid) if end != "leave" else []
-        if end != "leave":
-            assert len(workers) >= 2
-            training.process.send_signal(signal.SIGINT if end == "ctrl-c" else signal.SIGKILL)
+            job.facts(lambda fact, worker=worker: fact["worker"] == worker)
+        eventually(lambda: jobs_known(daemon) == {"jobs/ends"})
+        eventually(lambda: len(get_job(daemon, "ends").variables) == 1)
+        workers = psutil.Process(job.process.pid).children(recursive=True)
+        if end == "leave":
+            set_value(daemon, 1.0, "ends")
         else:
-            training.facts(lambda fact: "leaving" in fact)
-        code = training.wait(END_SECONDS)
-    assert {"leave": code == 0, "ctrl-c": code != 0, "kill": code == -signal.SIGKILL}[end]
-    # torch's workers look every five seconds whether their parent lives.
-    assert [] == psutil.wait_procs(workers, timeout=15)[1]
-    state = {
-        "leave": types_pb2.JOB_STATE_FINISHED,
-        "ctrl-c": types_pb2.JOB_STATE_FAILED,
-        "kill": types_pb2.JOB_STATE_LOST,
-    }
-    eventually(lambda: get_job(daemon, "ends").state == state[end])
+            job.process.send_signal(signal.SIGINT if end == "ctrl-c" else signal.SIGKILL)
+        code = job.wait(END_SECONDS)
+        assert {"leave": code == 0, "ctrl-c": code not in (0, -signal.SIGKILL), "kill": code == -signal.SIGKILL}[end]
+        assert [] == psutil.wait_procs(workers, timeout=15)[1]
+    eventually(lambda: get_job(daemon, "ends").state == state)
+    assert "leaked" not in (tmp_path / "log").read_text()
     assert set() == in_shared_memory()
+
+
+def jobs_known(daemon: Daemon) -> set[str]:
+    with daemon.control() as control:
+        return {job.name for job in control.ListJobs(control_pb2.ListJobsRequest()).jobs}
 
 
 def test_it_works_where_shared_memory_is_tiny(tmp_path: Path) -> None:

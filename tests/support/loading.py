@@ -1,7 +1,7 @@
 """A training process whose DataLoader has workers that read a variable. It says what it sees, as lines of JSON.
 
-Arguments: the job's name, the way to start workers (fork, spawn, forkserver), "persistent" or "fresh", and what to do once the
-loader has begun: "train" (until its standard input is closed) or "leave" (end, with the workers alive).
+Arguments: the job's name, the way to start workers (fork, spawn, forkserver), and "persistent" or "fresh". It ends when its
+standard input is closed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def say(**facts: object) -> None:
 WORKERS, PREFETCH = 2, 2
 
 
-def main(name: str, method: str, how: str, then: str) -> None:
+def main(name: str, method: str, how: str) -> None:
     torch.set_num_threads(1)
     with livetune.init(name) as job:
         strength = job.variable("strength", 0.1, min=0.0, max=1.0)
@@ -73,9 +73,6 @@ def main(name: str, method: str, how: str, then: str) -> None:
                 elif worker not in seen:
                     seen.add(worker)
                     say(value=value, worker=worker, late=late)
-                if then == "leave" and len(seen) == WORKERS:
-                    say(leaving=True)
-                    return
                 # Not in a thread: a worker forked while it holds the lock of stdin would wait for that for ever.
                 if select.select([sys.stdin], [], [], 0)[0]:
                     return
