@@ -15,8 +15,9 @@ import livetune
 
 
 def read(strength: livetune.Variable[float], worker: int) -> None:
-    parent, said = os.getppid(), None
-    while os.getppid() == parent:
+    # Not by os.getppid: a fork server outlives the program, and is the parent of its workers.
+    parent, said = multiprocessing.parent_process(), None
+    while parent is not None and parent.is_alive():
         if strength.value != said:
             said = strength.value
             os.write(1, (json.dumps({"worker": worker, "value": said}) + "\n").encode())
