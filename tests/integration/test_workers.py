@@ -187,8 +187,7 @@ def test_a_thousand_forks(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, caplo
 
 def test_children_keep_the_last_value_when_the_job_is_killed(daemon: Daemon, tmp_path: Path) -> None:
     with program("orphans.py", "orphans", log=tmp_path / "log", LIVETUNE_ENDPOINT=daemon.target) as job:
-        for kind in ("fork", "spawn"):
-            job.facts(lambda fact, kind=kind: fact.get("kind") == kind)
+        assert {"fork", "spawn"} == {job.facts(lambda fact: "kind" in fact)["kind"] for _ in range(2)}
         eventually(lambda: get_job(daemon, "orphans").state == types_pb2.JOB_STATE_RUNNING)
         eventually(lambda: len(get_job(daemon, "orphans").variables) == 2)
         revision = set_value(daemon, 0.5, "orphans")
@@ -215,8 +214,7 @@ def test_a_program_with_living_workers_ends_at_once(
     daemon: Daemon, tmp_path: Path, method: str, end: str, state: types_pb2.JobState.ValueType
 ) -> None:
     with program("reading.py", "ends", method, log=tmp_path / "log", LIVETUNE_ENDPOINT=daemon.target) as job:
-        for worker in (0, 1):
-            job.facts(lambda fact, worker=worker: fact["worker"] == worker)
+        assert {0, 1} == {job.facts(lambda fact: "worker" in fact)["worker"] for _ in range(2)}
         eventually(lambda: jobs_known(daemon) == {"jobs/ends"})
         eventually(lambda: len(get_job(daemon, "ends").variables) == 1)
         workers = psutil.Process(job.process.pid).children(recursive=True)
