@@ -24,6 +24,7 @@ from livetune.logged import Logged
 from livetune.messages import AppliedChange
 from livetune.ranks import Agreement, Judgement, first_refusal
 from livetune.session import Session
+from livetune.shared import Page
 from livetune.specs import INT64_MAX, Scalar, TriggerSpec, VariableSpec, check_job_name, declare_trigger, differences
 from livetune.trigger import Trigger
 from livetune.variable import Variable
@@ -118,6 +119,11 @@ def init(
     return job
 
 
+def live_jobs() -> list[Job]:
+    """The jobs of this process that have not ended."""
+    return list(_live.values())
+
+
 def _rank_from(environ: Mapping[str, str]) -> tuple[int, int]:
     rank_text, size_text = environ.get("RANK", "0"), environ.get("WORLD_SIZE", "1")
     try:
@@ -161,6 +167,7 @@ class Job:
         self._recorder = recorder
         # What was recorded has been judged: a replay does not ask the program again.
         self._session = replay or Session(self._judge, self._logged)
+        self._page = Page()
         self._reactions: list[tuple[Variable[Any], Scalar, Scalar]] = []
         """Variables that were given values at this safe point, with the value and the one before."""
         self._applying: int | None = None
@@ -288,7 +295,7 @@ class Job:
         )
         with self._lock:
             if self._declares(spec):
-                self._variables[name] = Variable(spec, spec.initial)
+                self._variables[name] = Variable(spec, spec.initial, shared=self._page)
                 if not self._follows:
                     self._do(self._session.handle(m.VariableDeclared(spec)))
                 elif name in self._values:
@@ -515,9 +522,7 @@ class Job:
             return
         if variable._reacts:  # noqa: SLF001
             self._reactions.append((variable, action.value, variable.value))
-        variable._put(  # noqa: SLF001 - the safe point is its only writer
-            action.value, action.revision, action.step, changed=action.changed, inherited=action.inherited
-        )
+        self._page.put(variable, action)
 
     # -- what is known --
 
@@ -619,8 +624,13 @@ class Job:
         failed = kind is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))
         self.finish(failed=failed, message=_describe(error) if failed else "")
 
+    def _share(self) -> None:
+        """Before a fork: let the child read the values that are in use here."""
+        self._page.share(list(self._variables.values()))
+
     def _become_inert(self) -> None:
-        """In a forked child: no network, no threads, no end to report; values stay as they were."""
+        """In a forked child: no network, no threads, no end to report; values are the parent's."""
+        self._page.follow(self._variables.values())
         self._driver = None
         self._ranks = None
         self._finished = True
@@ -656,17 +666,22 @@ def _finish_all() -> None:
     """At the interpreter's exit: a job that nobody finished has ended well, unless an exception ended the program."""
     # In an interactive session it is just the last mistake that was typed.
     error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
-    for job in list(_live.values()):
+    for job in live_jobs():
         job.finish(failed=error is not None, message=_describe(error))
+
+
+def _before_fork() -> None:
+    for job in live_jobs():
+        job._share()  # noqa: SLF001 - forking is this module's business
 
 
 def _after_fork_in_child() -> None:
     global _live_lock  # noqa: PLW0603 - another thread of the parent may have held it
     _live_lock = threading.Lock()
     for job in _jobs:
-        job._become_inert()  # noqa: SLF001 - the fork's child is this module's business
+        job._become_inert()  # noqa: SLF001 - the same
     _live.clear()
 
 
 atexit.register(_finish_all)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from livetune.shared import Page, Reader
+
 __all__ = ["Variable"]
 
 T_co = TypeVar("T_co", bound=Scalar, covariant=True)
@@ -25,14 +27,19 @@ class Variable(Arithmetic, Generic[T_co]):
     It changes at the job's safe point, ``job.step()``, and at no other time: between two safe points every read gives
     the same value. ``var.value`` and ``var()`` read it; in expressions the variable stands for its value.
 
-    Reading is safe from any thread. Pickling, and so passing it to another process, gives an inert copy that keeps the
-    value it had; ``copy.copy`` and ``copy.deepcopy`` give the variable itself.
+    Reading is safe from any thread, and in worker processes: in a forked child, and in a child of this machine that was
+    given the variable by a pickle (spawn, forkserver), it reads the value that the job's process has in use. Once that
+    process has ended, they keep the last value. A pickle that is loaded anywhere else, a checkpoint say, gives an inert
+    copy that keeps the value it had; ``copy.copy`` and ``copy.deepcopy`` give the variable itself.
 
     Attributes:
         value: the value in use, of the type of the initial value. Read-only.
     """
 
-    __slots__ = ("__weakref__", "_applied_step", "_callbacks", "_changed", "_inherited", "_revision", "_spec", "value")
+    __slots__ = (
+        "__weakref__", "_applied_step", "_callbacks", "_changed", "_inherited", "_revision", "_shared", "_spec",
+        "value",
+    )  # fmt: skip
 
     value: T_co
     _spec: VariableSpec
@@ -41,10 +48,20 @@ class Variable(Arithmetic, Generic[T_co]):
     _changed: bool
     _inherited: bool
     _callbacks: Callbacks
+    _shared: Page | Reader | None
+    """What makes it current in worker processes."""
 
-    def __init__(self, spec: VariableSpec, value: Scalar, revision: int = 0, applied_step: int = 0) -> None:
+    def __init__(
+        self,
+        spec: VariableSpec,
+        value: Scalar,
+        revision: int = 0,
+        applied_step: int = 0,
+        shared: Page | None = None,
+    ) -> None:
         object.__setattr__(self, "_spec", spec)
         object.__setattr__(self, "_callbacks", Callbacks())
+        object.__setattr__(self, "_shared", shared)
         self._put(value, revision, applied_step, changed=False)
 
     def _put(self, value: Scalar, revision: int, step: int, *, changed: bool, inherited: bool = False) -> None:
@@ -216,5 +233,8 @@ class Variable(Arithmetic, Generic[T_co]):
         # A model that holds its variable stays tuned when it is copied; a frozen copy would look alive and be dead.
         return self
 
-    def __reduce__(self) -> tuple[type[Variable[Any]], tuple[VariableSpec, Scalar, int, int]]:
-        return Variable, (self._spec, self.value, self._revision, self._applied_step)
+    def __reduce__(self) -> tuple[Any, ...]:
+        from livetune.shared import restore
+
+        place = None if self._shared is None else self._shared.place_of(self)
+        return restore, (self._spec, self.value, self._revision, self._applied_step, place)

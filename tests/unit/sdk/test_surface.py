@@ -17,7 +17,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_importing_and_using_it_without_a_daemon_loads_neither_torch_nor_grpc_nor_protobuf() -> None:
-    heavy = {"torch", "grpc", "google.protobuf", "numpy", "asyncio"}
+    heavy = {"torch", "grpc", "google.protobuf", "numpy", "asyncio", "multiprocessing"}
     assert set() == loaded_by("import livetune") & heavy
     declared = (
         "import livetune; from livetune.job import Job; from livetune.driver import Identity; job = Job(Identity('x', 'i', 0, 1), endpoint='unix:/nowhere'); "
