@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -268,10 +269,11 @@ def _tears(job: livetune.Job, writes: int) -> int:
     """Hammers two variables while two children read them; returns how many reads were not of one safe point."""
     text, number = job.variable("text", "a" * LONG), job.variable("number", 0.0)
     stop = job.variable("stop", False)
+    deadline = time.monotonic() + 60  # a test that fails must not leave children behind that read for ever
 
     def reads() -> tuple[int, int, int]:
         torn = done = backwards = last = 0
-        while not stop.value:
+        while not stop.value and time.monotonic() < deadline:
             seen = number._shared.latest()  # type: ignore[union-attr]
             torn += not seen.value == seen.revision == seen.step
             backwards += seen.revision < last
