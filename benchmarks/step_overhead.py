@@ -111,7 +111,7 @@ def measure(
 
 def main() -> None:
     told = arguments(__doc__)
-    blocks, steps, idle = (2, 5, 1_000) if told.quick else (20, 200, 200_000)
+    blocks, steps, idle = (2, 5, 1_000) if told.quick else (20, 100, 200_000)
     throughput, idles = measure(blocks, steps, idle)
     rows = [
         [
