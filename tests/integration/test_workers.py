@@ -21,6 +21,7 @@ from livetune.v1 import control_pb2, types_pb2
 from support.daemon import Daemon, eventually
 from support.forking import Child
 from support.programs import Program, program
+from support.shell import state_of
 
 LATE = 2 * 2 + 1
 """Batches that may be of before a change: two workers, prefetch factor two, and the one that is in hand."""
@@ -188,7 +189,7 @@ def test_a_thousand_forks(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, caplo
 def test_children_keep_the_last_value_when_the_job_is_killed(daemon: Daemon, tmp_path: Path) -> None:
     with program("orphans.py", "orphans", log=tmp_path / "log", LIVETUNE_ENDPOINT=daemon.target) as job:
         assert {"fork", "spawn"} == {job.facts(lambda fact: "kind" in fact)["kind"] for _ in range(2)}
-        eventually(lambda: get_job(daemon, "orphans").state == types_pb2.JOB_STATE_RUNNING)
+        eventually(lambda: state_of(daemon, "orphans") == types_pb2.JOB_STATE_RUNNING)
         eventually(lambda: len(get_job(daemon, "orphans").variables) == 2)
         revision = set_value(daemon, 0.5, "orphans")
         for _ in range(2):
@@ -225,7 +226,7 @@ def test_a_program_with_living_workers_ends_at_once(
         code = job.wait(END_SECONDS)
         assert {"leave": code == 0, "ctrl-c": code not in (0, -signal.SIGKILL), "kill": code == -signal.SIGKILL}[end]
         assert [] == psutil.wait_procs(workers, timeout=15)[1]
-    eventually(lambda: get_job(daemon, "ends").state == state)
+    eventually(lambda: state_of(daemon, "ends") == state)
     assert "leaked" not in (tmp_path / "log").read_text()
     assert set() == in_shared_memory()
 
