@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 
 import click
+
+from ltctl.text import did_you_mean
 
 _REVISION_MAX = 2**63 - 1
 _DIGITS_MAX = 19
@@ -81,8 +82,8 @@ class NearestVerb(click.Group):
         """Find the command, or end with a usage error that names the nearest."""
         verb = args[0] if args else ""
         if verb and not verb.startswith("-") and self.get_command(ctx, verb) is None:
-            close = difflib.get_close_matches(verb, self.list_commands(ctx), n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(self.list_commands(ctx))}"
+            known = self.list_commands(ctx)
+            hint = did_you_mean(verb, known, f"; there are {', '.join(known)}")
             raise click.UsageError(f"no command '{verb}'{hint}", ctx)
         return super().resolve_command(ctx, args)
 

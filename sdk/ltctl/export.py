@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from ltctl.arguments import revision, word
 from ltctl.client import Client
 from ltctl.exits import EXIT_HELP, CommandError, Exit
 from ltctl.history import MEMORY_BYTES, Found
-from ltctl.text import note, out, safe
+from ltctl.text import did_you_mean, note, out, safe
 
 if TYPE_CHECKING:
     from livetune.records import Entry
@@ -69,8 +68,7 @@ def _variable(job: types_pb2.Job, name: str) -> types_pb2.Variable:
     if name not in known:
         from ltctl import render
 
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(sorted(known)) or 'none'}"
+        hint = did_you_mean(name, known, f"; it has {', '.join(sorted(known)) or 'none'}")
         raise CommandError(Exit.NOT_FOUND, safe(f"job '{render.leaf(job.name)}' has no variable '{name}'{hint}"))
     return known[name]
 

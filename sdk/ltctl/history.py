@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +13,7 @@ from ltctl.arguments import count, job_resource, revision, word
 from ltctl.client import CALL_SECONDS, Client, metadata
 from ltctl.exits import EXIT_HELP
 from ltctl.options import output_option, print_items
-from ltctl.text import Table, note, safe
+from ltctl.text import Table, did_you_mean, note, safe
 from ltctl.times import TIME_HELP, moment
 
 if TYPE_CHECKING:
@@ -159,7 +158,6 @@ def _near_miss(client: Client, request: control_pb2.ListChangesRequest) -> str:
     if request.target_id and (request.job or client.scoped):
         known: Sequence[str] = names_of(ask_job(client, request.job.rpartition("/")[2]).job)
         if request.target_id not in known:
-            close = difflib.get_close_matches(request.target_id, known, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(request.target_id, known)
             return safe(f": the job has no variable or trigger '{request.target_id}'{hint}")
     return ""

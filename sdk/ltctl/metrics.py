@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from ltctl.client import CALL_SECONDS, Client, metadata
 from ltctl.exits import EXIT_HELP, CommandError, Exit
 from ltctl.options import output_option, print_items
 from ltctl.reading import ask_job
-from ltctl.text import can_show, note, safe, table
+from ltctl.text import can_show, did_you_mean, note, safe, table
 
 if TYPE_CHECKING:
     from livetune.v1 import control_pb2
@@ -97,8 +96,7 @@ def _all_of(
         return _ask(client, request)
     everything = control_pb2.GetMetricsRequest(job=request.job, max_points=1)
     known = sorted({series.name for series in _ask(client, everything).series})
-    close = difflib.get_close_matches(missing[0], known, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else f"; it logs {', '.join(known[:10]) or 'nothing'}"
+    hint = did_you_mean(missing[0], known, f"; it logs {', '.join(known[:10]) or 'nothing'}")
     where = f" of rank {request.rank}" if request.HasField("rank") else ""
     raise CommandError(Exit.NOT_FOUND, safe(f"job '{own}' has no series '{missing[0]}'{where}{hint}"))
 

@@ -11,7 +11,7 @@ from ltctl.arguments import job_resource, split_job, word
 from ltctl.client import CALL_SECONDS, Client, metadata
 from ltctl.exits import CommandError, Exit
 from ltctl.options import output_option, print_data, print_items
-from ltctl.text import Table, note, safe, table
+from ltctl.text import Table, did_you_mean, note, safe, table
 
 if TYPE_CHECKING:
     from livetune.v1 import control_pb2, types_pb2
@@ -95,8 +95,6 @@ def _look_up(client: Client, words: Sequence[str], example: str) -> tuple[types_
         CommandError: There is no such job or name, or no daemon answers.
         click.UsageError: No job is named.
     """
-    import difflib
-
     from ltctl import render
 
     name, wanted = split_job(words, scoped=client.scoped, example=example)
@@ -106,8 +104,7 @@ def _look_up(client: Client, words: Sequence[str], example: str) -> tuple[types_
     known = names_of(job)
     for name in wanted:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(sorted(known)) or 'none'}"
+            hint = did_you_mean(name, known, f"; it has {', '.join(sorted(known)) or 'none'}")
             message = f"job '{render.leaf(job.name)}' has no variable or trigger '{name}'{hint}"
             raise CommandError(Exit.NOT_FOUND, safe(message))
     if wanted:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import TextIO
 
@@ -27,6 +27,14 @@ _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan
 def safe(text: str) -> str:
     """Escape control and bidirectional characters: a job's name or reason must not steer the reader's terminal."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def did_you_mean(name: str, known: Collection[str], otherwise: str = "") -> str:
+    """Return the end of a message about a name that is not known: the nearest one that is, or else other words."""
+    import difflib  # for messages only: a command that works does without
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else otherwise
 
 
 def arrow() -> str:
