@@ -8,7 +8,7 @@ from typing import Any
 
 from livetune.errors import Veto
 from livetune.messages import Refusal
-from livetune.specs import Scalar, VariableSpec
+from livetune.specs import Scalar, VariableSpec, utf8
 
 __all__ = ["Callbacks"]
 
@@ -23,15 +23,19 @@ _Callback = Callable[..., Any]
 class Callbacks:
     """The callbacks of one variable, of three kinds; each kind is called in the order in which it was registered.
 
+    Args:
+        spec: The variable's specification.
+
     Attributes:
         pre: get the value that was asked for, give the one to use.
         on: get the value to use and the one in use; may raise `Veto`.
         post: get the value now in use and the one before.
     """
 
-    __slots__ = ("on", "post", "pre")
+    __slots__ = ("_spec", "on", "post", "pre")
 
-    def __init__(self) -> None:
+    def __init__(self, spec: VariableSpec) -> None:
+        self._spec = spec
         self.pre: tuple[_Callback, ...] = ()
         self.on: tuple[_Callback, ...] = ()
         self.post: tuple[_Callback, ...] = ()
@@ -55,46 +59,45 @@ class Callbacks:
 
         return remove
 
-    def judge(self, spec: VariableSpec, value: Scalar, old: Scalar) -> Scalar | Refusal:
+    def judge(self, value: Scalar, old: Scalar) -> Scalar | Refusal:
         """Return the value to use instead of `old`, or why none is.
 
         Args:
-            spec: The variable's specification; `value` keeps it.
-            value: What was asked for.
+            value: What was asked for; it keeps the specification.
             old: The value in use.
         """
-        return self._ask(spec, self.pre, value, old)
+        return self._ask(self.pre, value, old)
 
-    def veto(self, spec: VariableSpec, value: Scalar, old: Scalar) -> Refusal | None:
+    def veto(self, value: Scalar, old: Scalar) -> Refusal | None:
         """Say why a value is not to be used instead of `old`, if it is not; nothing rewrites it any more."""
-        answer = self._ask(spec, (), value, old)
+        answer = self._ask((), value, old)
         return answer if isinstance(answer, Refusal) else None
 
-    def _ask(
-        self, spec: VariableSpec, rewriting: tuple[_Callback, ...], value: Scalar, old: Scalar
-    ) -> Scalar | Refusal:
+    def _ask(self, rewriting: tuple[_Callback, ...], value: Scalar, old: Scalar) -> Scalar | Refusal:
         try:
             for callback in rewriting:
-                value = spec.bring(callback(value))
-                refusal = spec.refusal(value)
+                value = self._spec.bring(callback(value))
+                refusal = self._spec.refusal(value)
                 if refusal is not None:
-                    return Refusal(_told(f"pre_set callback {callback} gave what is not allowed: {refusal}"))
+                    return _refusal(f"pre_set callback {callback} gave what is not allowed: {refusal}")
             for callback in self.on:
                 callback(value, old)
         except Veto as veto:
-            return Refusal(_told(str(veto)) or "vetoed by the program, without a reason")
+            return _refusal(str(veto) or "vetoed by the program, without a reason")
         except Exception as error:
-            log.exception("a callback of variable %r failed: the change is refused", spec.name)
-            return Refusal(_told(f"a callback failed with {type(error).__name__}: {error}"))
+            log.exception("a callback of variable %r failed: the change is refused", self._spec.name)
+            return _refusal(f"a callback failed with {type(error).__name__}: {error}")
         return value
 
-    def react(self, name: str, value: Scalar, old: Scalar) -> None:
+    def react(self, value: Scalar, old: Scalar) -> None:
         """Call what reacts. The value is in use: what goes wrong here is logged and undoes nothing."""
         for callback in self.post:
             try:
                 callback(value, old)
             except Exception:
-                log.exception("post_set callback %s of variable %r failed; its value is in use", callback, name)
+                log.exception(
+                    "post_set callback %s of variable %r failed; its value is in use", callback, self._spec.name
+                )
 
 
 class _Once:
@@ -112,6 +115,5 @@ class _Once:
         return getattr(self._function, "__qualname__", None) or repr(self._function)
 
 
-def _told(text: str) -> str:
-    """Return a text as the wire carries it."""
-    return text[:_REASON_LENGTH].encode("utf-8", "replace").decode()
+def _refusal(reason: str) -> Refusal:
+    return Refusal(utf8(reason, _REASON_LENGTH))

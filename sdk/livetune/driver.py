@@ -23,6 +23,7 @@ from livetune import messages as m
 from livetune._version import __version__
 from livetune.endpoints import CHANNEL_OPTIONS, candidates, parse_endpoint, resolve
 from livetune.errors import LiveTuneError
+from livetune.specs import utf8
 
 if TYPE_CHECKING:
     from livetune.v1 import job_pb2
@@ -176,7 +177,7 @@ class Driver:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 user=user,
-                command=" ".join(sys.orig_argv).encode("utf-8", "replace").decode()[:1000],
+                command=utf8(" ".join(sys.orig_argv), 1000),
                 sdk_version=__version__,
             ),
             job_token=self._token,

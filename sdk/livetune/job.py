@@ -25,7 +25,16 @@ from livetune.messages import AppliedChange
 from livetune.ranks import Agreement, Judgement, first_refusal
 from livetune.session import Session
 from livetune.shared import Page
-from livetune.specs import INT64_MAX, Scalar, TriggerSpec, VariableSpec, check_job_name, declare_trigger, differences
+from livetune.specs import (
+    INT64_MAX,
+    Scalar,
+    TriggerSpec,
+    VariableSpec,
+    check_job_name,
+    declare_trigger,
+    differences,
+    utf8,
+)
 from livetune.trigger import Trigger
 from livetune.variable import Variable
 
@@ -299,7 +308,7 @@ class Job:
                 if not self._follows:
                     self._do(self._session.handle(m.VariableDeclared(spec)))
                 elif name in self._values:
-                    self._assign(self._values[name])
+                    self._assign(self._values.pop(name))
             return self._variables[name]
 
     def trigger(self, name: str, *, doc: str = "") -> Trigger:
@@ -406,7 +415,7 @@ class Job:
             reactions, self._reactions = self._reactions, []
             # Without the lock: what reacts may take its time, and the daemon is listened to meanwhile.
             for variable, new, old in reactions:
-                variable._react(new, old)  # noqa: SLF001 - made here
+                variable._callbacks.react(new, old)  # noqa: SLF001 - made here
         finally:
             self._applying = None
 
@@ -423,7 +432,7 @@ class Job:
             self._recorder.safe_point(self._step, actions, self._session.store_id)
 
     def _judge(self, name: str, value: Scalar, old: Scalar) -> Scalar | m.Refusal:
-        verdict = self._variables[name]._judge(value, old)  # noqa: SLF001 - the safe point asks it
+        verdict = self._variables[name]._callbacks.judge(value, old)  # noqa: SLF001 - the safe point asks it
         if self._ranks is None or isinstance(verdict, m.Refusal):
             return verdict
         self._ranks.tell((name, verdict, old))
@@ -438,10 +447,10 @@ class Job:
                 wanted, self._wanted = self._wanted, False
             if not ranks.turn(wanted):
                 return
-            if ranks.rank == 0:
-                self._lead(ranks)
-            else:
+            if self._follows:
                 self._follow(ranks)
+            else:
+                self._lead(ranks)
         except Exception:
             # A rank is gone. Nobody knows what the others were told last: no change takes effect any more.
             log.exception(
@@ -460,7 +469,7 @@ class Job:
         while not isinstance(message := ranks.tell(None), list):
             name, value, old = cast("Judgement", message)
             variable = self._variables.get(name)
-            ranks.gather(None if variable is None else variable._judge_told(value, old))  # noqa: SLF001
+            ranks.gather(None if variable is None else variable._callbacks.veto(value, old))  # noqa: SLF001
         with self._lock:
             self._take_effect(message)
 
@@ -515,12 +524,11 @@ class Job:
                 self._recorded.set()
 
     def _assign(self, action: m.Assign) -> None:
-        if self._follows:
-            self._values[action.name] = action
         variable = self._variables.get(action.name)
         if variable is None:
+            self._values[action.name] = action
             return
-        if variable._reacts:  # noqa: SLF001
+        if variable._callbacks.post:  # noqa: SLF001
             self._reactions.append((variable, action.value, variable.value))
         self._page.put(variable, action)
 
@@ -595,8 +603,7 @@ class Job:
                 return
             self._finished = True
             # Exceptions carry names of files, and those anything; the wire carries UTF-8.
-            message = message[:1000].encode("utf-8", "replace").decode()
-            self._do(self._session.handle(m.Finish(failed, message, self._step)))
+            self._do(self._session.handle(m.Finish(failed, utf8(message, 1000), self._step)))
         if driver.trying:
             self._recorded.wait(FINISH_SECONDS)
         self._leave()

@@ -12,6 +12,7 @@ from typing import Any
 
 from livetune.errors import InvalidNameError
 from livetune.messages import Sample
+from livetune.specs import shown
 
 __all__ = ["Logged"]
 
@@ -216,7 +217,7 @@ class Logged:
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or len(name) > MAX_NAME_BYTES or _NAME.fullmatch(name) is None:
         raise InvalidNameError(
-            f"series name {_shown(name)}: use ASCII letters, digits and _ in parts joined by dots or slashes, as in "
+            f"series name {shown(name)}: use ASCII letters, digits and _ in parts joined by dots or slashes, as in "
             f"'loss' or 'val/loss', not beginning with a digit, of 1 to {MAX_NAME_BYTES} bytes"
         )
 
@@ -234,10 +235,5 @@ def _number(name: str, value: Any) -> float:
 def _no_number(name: str, value: object) -> TypeError:
     return TypeError(
         f"what is logged as {name!r} must be a number (float, int, bool, a NumPy scalar, a tensor of one element), got "
-        f"{_shown(value)} of type {type(value).__name__}"
+        f"{shown(value)} of type {type(value).__name__}"
     )
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

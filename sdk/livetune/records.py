@@ -19,7 +19,7 @@ from typing import Any
 
 from livetune.errors import InvalidNameError, ReplayError
 from livetune.messages import AppliedChange
-from livetune.specs import INT64_MAX, INT64_MIN, Kind, Scalar, TriggerSpec, VariableSpec, check_name
+from livetune.specs import INT64_MAX, INT64_MIN, Kind, Scalar, TriggerSpec, VariableSpec, check_name, shown
 
 __all__ = ["Entry", "Recording", "entries_of_history", "read"]
 
@@ -186,7 +186,7 @@ def _lines(path: str, text: bytes) -> Iterator[tuple[str, object]]:
             try:
                 yield where, json.loads(line, parse_constant=_refuse_constant)
             except (ValueError, RecursionError) as error:
-                yield where, ReplayError(f"{where}: a line must be one JSON object, got {_shown(line)} ({error})")
+                yield where, ReplayError(f"{where}: a line must be one JSON object, got {shown(line)} ({error})")
 
 
 def _refuse_constant(word: str) -> None:
@@ -199,7 +199,7 @@ def _check_is_history(where: str, line: object) -> None:
     if not (isinstance(line, dict) and "applies" in line):
         raise ReplayError(
             f"{where}: the first line must be the header of a record ({_HEADER!r}), or a change as "
-            f"`ltctl history JOB -o jsonl` prints it, got {_shown(line)}"
+            f"`ltctl history JOB -o jsonl` prints it, got {shown(line)}"
         )
 
 
@@ -215,7 +215,7 @@ class _Fields:
         self.data: dict[str, Any] = data
 
     def wrong(self, what: str, rule: str, value: object) -> ReplayError:
-        return ReplayError(f"{self.where}: {what} must be {rule}, got {_shown(value)}")
+        return ReplayError(f"{self.where}: {what} must be {rule}, got {shown(value)}")
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self.data.get(key, default)
@@ -461,8 +461,3 @@ def _ranks(ranks: Iterable[int]) -> str:
 def _same(one: Scalar, other: Scalar) -> bool:
     # True == 1 == 1.0 in Python.
     return type(one) is type(other) and one == other
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -22,6 +22,8 @@ __all__ = [
     "check_name",
     "declare_trigger",
     "differences",
+    "shown",
+    "utf8",
 ]
 
 Scalar = float | int | bool | str
@@ -151,7 +153,7 @@ class VariableSpec:
         wire is typed.
         """
         if type(value) is not _TYPES[self.kind]:
-            given = f"{_shown(value)} is of type {type(value).__name__}"
+            given = f"{shown(value)} is of type {type(value).__name__}"
             return f"variable {self.name!r} is of type {self.kind.value}: {given}"
         if isinstance(value, str):
             return self._text_refusal(value)
@@ -163,11 +165,11 @@ class VariableSpec:
 
     def _text_refusal(self, value: str) -> str | None:
         if _size(value) is None:
-            return f"variable {self.name!r} must be text that UTF-8 can carry, got {_shown(value)}"
+            return f"variable {self.name!r} must be text that UTF-8 can carry, got {shown(value)}"
         if (_size(value) or 0) > MAX_TEXT_BYTES:
             return f"variable {self.name!r} takes at most {MAX_TEXT_BYTES} bytes, got {_size(value)}"
         if self.choices is not None and value not in self.choices:
-            return f"variable {self.name!r} must be one of {', '.join(map(repr, self.choices))}, got {_shown(value)}"
+            return f"variable {self.name!r} must be one of {', '.join(map(repr, self.choices))}, got {shown(value)}"
         return None
 
     def _range_refusal(self, value: float) -> str | None:
@@ -222,7 +224,7 @@ def check_job_name(name: str) -> str:
     # Untyped programs pass anything.
     if not isinstance(name, str) or _JOB_NAME.fullmatch(name) is None:  # type: ignore[redundant-expr]
         raise InvalidNameError(
-            f"job name {_shown(name)}: use 1 to 63 lower-case letters, digits and hyphens, beginning and ending with a "
+            f"job name {shown(name)}: use 1 to 63 lower-case letters, digits and hyphens, beginning and ending with a "
             "letter or digit"
         )
     return name
@@ -244,7 +246,7 @@ def check_name(noun: str, name: str) -> str:
         or len(name) > MAX_NAME_BYTES
     ):
         raise InvalidNameError(
-            f"{noun} name {_shown(name)}: use identifiers of ASCII letters, digits and _ joined by dots, as in 'lr' or "
+            f"{noun} name {shown(name)}: use identifiers of ASCII letters, digits and _ joined by dots, as in 'lr' or "
             f"'lc.strength', of 1 to {MAX_NAME_BYTES} bytes"
         )
     return name
@@ -260,7 +262,7 @@ def _kind_of(name: str, initial: object) -> Kind:
     if isinstance(initial, str):
         return Kind.STR
     raise DeclarationError(
-        f"variable {name!r}: the initial value must be a float, int, bool or str, got {_shown(initial)} of type "
+        f"variable {name!r}: the initial value must be a float, int, bool or str, got {shown(initial)} of type "
         f"{type(initial).__name__}"
     )
 
@@ -276,7 +278,7 @@ def _bound(name: str, kind: Kind, what: str, bound: float | None) -> float | int
     if kind not in (Kind.FLOAT, Kind.INT):
         raise DeclarationError(f"variable {name!r}: {what} is for float and int, not for {kind.value}; got {bound!r}")
     if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-        raise DeclarationError(f"variable {name!r}: {what} must be a number, got {_shown(bound)}")
+        raise DeclarationError(f"variable {name!r}: {what} must be a number, got {shown(bound)}")
     if not isinstance(bound, int) and not math.isfinite(bound):
         raise DeclarationError(f"variable {name!r}: {what} must be finite, got {bound!r}; leave it out for no bound")
     if kind is Kind.FLOAT:
@@ -305,7 +307,7 @@ def _restart_policy(name: str, policy: str) -> RestartPolicy:
         return RestartPolicy(policy)
     except ValueError:
         raise DeclarationError(
-            f"variable {name!r}: on_restart must be 'keep' or 'reset', got {_shown(policy)}"
+            f"variable {name!r}: on_restart must be 'keep' or 'reset', got {shown(policy)}"
         ) from None
 
 
@@ -317,12 +319,12 @@ def _scale(name: str, kind: Kind, scale: str | None) -> Scale | None:
     try:
         return Scale(scale)
     except ValueError:
-        raise DeclarationError(f"variable {name!r}: scale must be 'linear' or 'log', got {_shown(scale)}") from None
+        raise DeclarationError(f"variable {name!r}: scale must be 'linear' or 'log', got {shown(scale)}") from None
 
 
 def _text(name: str, what: str, text: str) -> str:
     if not isinstance(text, str) or _size(text) is None:  # type: ignore[redundant-expr] # untyped programs
-        raise DeclarationError(f"{name!r}: {what} must be text, got {_shown(text)}")
+        raise DeclarationError(f"{name!r}: {what} must be text, got {shown(text)}")
     return text
 
 
@@ -347,9 +349,15 @@ def _size(text: str) -> int | None:
         return None
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as a message shows it, shortened."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def utf8(text: str, longest: int) -> str:
+    """Return a text as the wire carries it: shortened, with a mark in place of what UTF-8 has no bytes for."""
+    return text[:longest].encode("utf-8", "replace").decode()
 
 
 def _noun(spec: VariableSpec | TriggerSpec) -> str:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from livetune.arithmetic import Arithmetic
 from livetune.callbacks import Callbacks
-from livetune.messages import Refusal
 from livetune.specs import Scalar, VariableSpec
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Variable(Arithmetic, Generic[T_co]):
         shared: Page | None = None,
     ) -> None:
         object.__setattr__(self, "_spec", spec)
-        object.__setattr__(self, "_callbacks", Callbacks())
+        object.__setattr__(self, "_callbacks", Callbacks(spec))
         object.__setattr__(self, "_shared", shared)
         self._put(value, revision, applied_step, changed=False)
 
@@ -151,23 +150,6 @@ class Variable(Arithmetic, Generic[T_co]):
             TypeError: `callback` can't be called.
         """
         return self._callbacks.add("post", callback)
-
-    def _judge(self, value: Scalar, old: Scalar) -> Scalar | Refusal:
-        """Return the value to use instead of `old`, or why none is; for the job at its safe point only."""
-        return self._callbacks.judge(self._spec, value, old)
-
-    def _judge_told(self, value: Scalar, old: Scalar) -> Refusal | None:
-        """Say why a value that rank 0 is about to take is refused here, if it is; for the job at its safe point."""
-        return self._callbacks.veto(self._spec, value, old)
-
-    @property
-    def _reacts(self) -> bool:
-        """Whether the program wants to be told of values that took effect."""
-        return bool(self._callbacks.post)
-
-    def _react(self, value: Scalar, old: Scalar) -> None:
-        """Tell the program of a value that took effect; for the job at its safe point only."""
-        self._callbacks.react(self._spec.name, value, old)
 
     @property
     def name(self) -> str:
