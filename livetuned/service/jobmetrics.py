@@ -14,6 +14,7 @@ from livetuned.domain.names import is_series_name
 from livetuned.domain.series import STEP_MAX, Sample, Series
 from livetuned.service import clock
 from livetuned.service.metrics import Metrics
+from livetuned.service.rates import refilled
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +145,8 @@ class JobMetrics:
 
     def _allowance(self, source: Source, wanted: int) -> int:
         now = self._now()
-        rested = source.left + (now - source.since) * limits.SAMPLES_PER_SECOND
-        source.left, source.since = min(float(limits.SAMPLES_BURST), rested), now
+        source.left = refilled(source.left, now - source.since, limits.SAMPLES_PER_SECOND, limits.SAMPLES_BURST)
+        source.since = now
         allowed = min(wanted, int(source.left))
         source.left -= allowed
         return allowed

@@ -10,6 +10,11 @@ from livetuned.domain.errors import limit_exceeded
 from livetuned.service import clock
 
 
+def refilled(left: float, seconds: float, per_second: float, burst: int) -> float:
+    """Returns the tokens of a bucket that had so many left, so many seconds ago; it holds `burst` at most."""
+    return min(float(burst), left + seconds * per_second)
+
+
 class Rates:
     """A bucket of `burst` tokens for each caller, filled up with `per_second`; a change takes one.
 
@@ -34,7 +39,7 @@ class Rates:
         """
         now = self._now()
         left, since = self._buckets.pop(caller, (float(self._burst), now))
-        left = min(float(self._burst), left + (now - since) * self._per_second)
+        left = refilled(left, now - since, self._per_second, self._burst)
         enough = left >= count
         self._buckets[caller] = (left - count if enough else left, now)
         if len(self._buckets) > limits.CALLERS:

@@ -62,9 +62,7 @@ def kind_of(payload: Payload) -> str:
 
 def encode(payload: Payload) -> str:
     """Returns a payload as canonical JSON: fixed order, no spaces, floats in their shortest exact form."""
-    if isinstance(payload, Changed):
-        return _write_changed(payload)
-    return _write(_ENCODERS[type(payload)](payload))
+    return _WRITERS[type(payload)](payload)
 
 
 def decode(kind: str, text: str) -> Payload:
@@ -255,13 +253,18 @@ def _removed_to_raw(payload: Removed) -> Raw:
     return {"actor": payload.actor, "reason": payload.reason}
 
 
-_ENCODERS: Mapping[type[Payload], Callable[[Any], Raw]] = {
-    Registered: _registered_to_raw,
-    Declared: _declared_to_raw,
-    Applied: _applied_to_raw,
-    Ended: _ended_to_raw,
-    PortMoved: _port_moved_to_raw,
-    Removed: _removed_to_raw,
+def _writer(to_raw: Callable[[Any], Raw]) -> Callable[[Any], str]:
+    return lambda payload: _write(to_raw(payload))
+
+
+_WRITERS: Mapping[type[Payload], Callable[[Any], str]] = {
+    Registered: _writer(_registered_to_raw),
+    Declared: _writer(_declared_to_raw),
+    Changed: _write_changed,
+    Applied: _writer(_applied_to_raw),
+    Ended: _writer(_ended_to_raw),
+    PortMoved: _writer(_port_moved_to_raw),
+    Removed: _writer(_removed_to_raw),
 }
 
 

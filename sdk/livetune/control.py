@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 
@@ -99,7 +100,7 @@ def held() -> str:
     try:
         with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - no Path, no import of pathlib
             pages = int(statm.read().split()[1])
-        parts.append(f"{pages * 4096 / 2**30:.1f} GiB of memory")
+        parts.append(f"{pages * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB of memory")
     except (OSError, ValueError, IndexError):
         pass
     torch = sys.modules.get("torch")  # whoever has a GPU in use has loaded it

@@ -15,6 +15,7 @@ from livetune.v1 import types_pb2
 from support.calls import set_request
 from support.daemon import Daemon, eventually
 from support.programs import Program, program
+from support.results import count, long_run, seed
 from support.shell import Shell, state_of
 
 pytest.importorskip("torch")
@@ -137,8 +138,6 @@ def test_a_rank_that_dies_stops_the_changes_and_is_seen(daemon: Daemon, tmp_path
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 def test_ten_thousand_changes_with_pauses_and_kills(daemon: Daemon, tmp_path: Path) -> None:
-    from support.results import count, long_run, seed
-
     chosen, changes = seed(71), count("RANK_CHANGES", 10_000)
     generator = random.Random(chosen)
     kills = pauses = 0
