@@ -93,7 +93,7 @@ def start_servers(stack: ExitStack, folder: Path) -> dict[str, servers.Server]:
             running[name] = stack.enter_context(start(folder))
     try:
         classic_environment()
-        running["livetune"] = stack.enter_context(servers.livetune(folder))
+        running["livetune"] = stack.enter_context(servers.livetune(folder, "idle"))
     except (subprocess.CalledProcessError, RuntimeError) as error:
         left_out(f"LiveTune: {error}")
     return running

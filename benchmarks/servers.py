@@ -182,18 +182,29 @@ def redis(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def livetune(folder: Path) -> Iterator[Server]:
-    """A program with one variable of LiveTune, which does nothing else.
+def livetune(folder: Path, *words: str) -> Iterator[Server]:
+    """A program with one variable of LiveTune; its target is the dictionary port.
 
-    LiveTune draws its port first and binds it later, in a thread that dies when another program has it by then.
+    LiveTune draws that port first and binds it later, in a thread that dies when another program has it by then.
+
+    Args:
+        folder: Where its log goes.
+        words: What `loops/classic.py` is told.
     """
-    begun = time.monotonic()
-    arguments = [str(CLASSIC_PYTHON), str(HERE / "loops" / "classic.py"), "idle"]
-    with _running(arguments, folder / "livetune.log") as process:
-        assert process.stdout is not None
-        port = int(process.stdout.readline().split()[1])
-        _until(lambda: _accepts(port), process, folder / "livetune.log", 10)
-        yield Server(f"127.0.0.1:{port}", process, time.monotonic() - begun)
+    arguments = [str(CLASSIC_PYTHON), str(HERE / "loops" / "classic.py"), *words]
+    log = folder / "livetune.log"
+    for _ in range(5):
+        begun = time.monotonic()
+        with _running(arguments, log) as process:
+            assert process.stdout is not None
+            port = int(process.stdout.readline().split()[1])
+            try:
+                _until(functools.partial(_accepts, port), process, log, 5)
+            except RuntimeError:
+                continue
+            yield Server(f"127.0.0.1:{port}", process, time.monotonic() - begun)
+            return
+    raise RuntimeError("LiveTune did not get the port it drew, five times")
 
 
 def declare(target: str, job: str, variables: int) -> None:

@@ -10,18 +10,19 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import grpc
 
+import classic_wire
+import servers
 from common import CLASSIC_PYTHON, CLASSIC_VERSION, HERE, classic_environment, machine, parser, quantile, write_results
 from livetune.v1 import control_pb2, control_pb2_grpc
 
@@ -55,19 +56,6 @@ def line(running: subprocess.Popen[str], start: str = "") -> str:
             return text.strip()
 
 
-def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 5
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
-
-
 @contextmanager
 def livetuned(folder: Path, *flags: str) -> Iterator[tuple[Set, subprocess.Popen[str]]]:
     endpoint = f"unix:{folder}/run/d.sock"
@@ -90,41 +78,11 @@ def livetuned(folder: Path, *flags: str) -> Iterator[tuple[Set, subprocess.Popen
             yield change, loop
 
 
-def listening_classic(stack: ExitStack) -> tuple[subprocess.Popen[str], int]:
-    """Starts LiveTune's loop and returns it with its dictionary port.
-
-    LiveTune draws the port first and binds it later, in a thread that dies when another program has it by then.
-    """
-    for _ in range(5):
-        with ExitStack() as attempt:
-            loop = attempt.enter_context(process(str(CLASSIC_PYTHON), str(HERE / "loops" / "classic.py")))
-            dictionary = int(line(loop, "ready").split()[1])
-            try:
-                wait_for_port(dictionary)
-            except OSError:
-                continue
-            stack.push(attempt.pop_all())
-            return loop, dictionary
-    raise RuntimeError("LiveTune did not get the port it drew, five times")
-
-
 @contextmanager
-def livetune_classic(_: Path) -> Iterator[tuple[Set, subprocess.Popen[str]]]:
-    with ExitStack() as stack:
-        loop, dictionary = listening_classic(stack)
-
-        def change(value: float) -> None:
-            # The wire format has no framing: each send must arrive alone, so the client waits for each answer.
-            with socket.create_connection(("127.0.0.1", dictionary), timeout=5) as connection:
-                connection.sendall(b"request_type: dictionary_entry - x")
-                port = int(connection.recv(64))
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-                connection.sendall(b"request_type: update_var")
-                connection.recv(64)
-                connection.sendall(repr(value).encode())
-                connection.recv(64)
-
-        yield change, loop
+def livetune_classic(folder: Path) -> Iterator[tuple[Set, subprocess.Popen[str]]]:
+    with servers.livetune(folder) as server:
+        host, port = server.target.rsplit(":", 1)
+        yield lambda value: classic_wire.set_value(host, int(port), value), server.process
 
 
 def measure(change: Set, loop: subprocess.Popen[str], rounds: int) -> dict[str, list[float]]:

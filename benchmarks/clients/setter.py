@@ -21,6 +21,7 @@ import grpc
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import classic_wire
 from etcd import rpc_pb2, rpc_pb2_grpc
 from livetune.v1 import control_pb2, control_pb2_grpc
 from servers import CHANNEL_OPTIONS
@@ -67,12 +68,16 @@ class Way(ABC):
     async def change(self, number: int, slot: int) -> None:
         """Changes variable number `slot`, and returns when the server says that it is done."""
 
+    async def change_alone(self, number: int, slot: int) -> None:
+        """As `change`, while nothing else is under way."""
+        await self.change(number, slot)
+
     async def sequential(self, numbers: range) -> list[int]:
         """Returns the nanoseconds of each change, made one after the other."""
         times = []
         for number in numbers:
             begun = time.perf_counter_ns()
-            await self.change(number, number % 64)
+            await self.change_alone(number, number % 64)
             times.append(time.perf_counter_ns() - begun)
         return times
 
@@ -195,20 +200,15 @@ class LivetunedStream(Batched):
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._reader = asyncio.create_task(self._receive())
 
-    async def sequential(self, numbers: range) -> list[int]:
-        times = []
-        for number in numbers:
-            begun = time.perf_counter_ns()
-            message = control_pb2.StreamChangesRequest()
-            change = message.changes.add()
-            change.tag = number
-            fill(change.set, number, number % 64)
-            await self._one_by_one.write(message)
-            (answer,) = (await self._one_by_one.read()).answers
-            if answer.tag != number or answer.HasField("error"):
-                raise RuntimeError(f"change {number} is answered by {answer}")
-            times.append(time.perf_counter_ns() - begun)
-        return times
+    async def change_alone(self, number: int, slot: int) -> None:
+        message = control_pb2.StreamChangesRequest()
+        change = message.changes.add()
+        change.tag = number
+        fill(change.set, number, slot)
+        await self._one_by_one.write(message)
+        (answer,) = (await self._one_by_one.read()).answers
+        if answer.tag != number or answer.HasField("error"):
+            raise RuntimeError(f"change {number} is answered by {answer}")
 
     async def send(self, batch: list[tuple[int, int, asyncio.Future[None]]]) -> None:
         message = control_pb2.StreamChangesRequest()
@@ -292,10 +292,7 @@ class RedisPublish(Redis):
 
 
 class LiveTune(SyncWay):
-    """LiveTune's own wire format, as its `tune` speaks it: two connections for each change.
-
-    It has no framing: each send must arrive alone, so each waits for the answer to the one before.
-    """
+    """LiveTune's own wire format: two connections for each change."""
 
     async def open(self) -> None:
         host, port = self.target.rsplit(":", 1)
@@ -303,14 +300,7 @@ class LiveTune(SyncWay):
 
     def change_now(self, number: int, slot: int) -> None:
         del slot  # it has one variable
-        with socket.create_connection(self._dictionary, timeout=5) as connection:
-            connection.sendall(b"request_type: dictionary_entry - x")
-            port = int(connection.recv(64))
-        with socket.create_connection((self._dictionary[0], port), timeout=5) as connection:
-            connection.sendall(b"request_type: update_var")
-            connection.recv(64)
-            connection.sendall(repr(number * 1e-6).encode())
-            connection.recv(64)
+        classic_wire.set_value(*self._dictionary, number * 1e-6)
 
 
 WAYS: dict[str, type[Way]] = {
