@@ -25,6 +25,8 @@ class Reason(Enum):
     REVISION_MISMATCH = "the variable or job was changed after the revision named"
     REQUEST_ID_REUSED = "the request id was used for another change"
     UNDO_CONFLICT = "the change to undo was overwritten since"
+    STEP_PASSED = "the step has passed"
+    SCHEDULE_UNKNOWN = "the job's program can't hold changes until their step"
     JOB_LIVE = "the job is connected"
     JOB_EXISTS = "another live process holds this job"
     NOT_REGISTERED = "the process is not registered, or another took its place"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
 from typing import TypeVar
 
+from livetuned.domain import limits
 from livetuned.domain.frozen import dataclass
 from livetuned.domain.records import (
     Applied,
     ApplyStatus,
+    Cancelled,
     Changed,
     Declared,
     Ended,
@@ -18,6 +20,7 @@ from livetuned.domain.records import (
     Record,
     Registered,
     Removed,
+    Scheduled,
 )
 from livetuned.domain.requests import Requests
 from livetuned.domain.specs import TriggerSpec, VariableSpec
@@ -87,6 +90,23 @@ class RankState:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduledState:
+    """A change that waits for its step, or did."""
+
+    scheduled: Scheduled
+    time_us: int
+    """When it was scheduled."""
+    made: int = 0
+    """Revision of the change that it became, 0 for none so far."""
+    cancelled: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether its step is still to come."""
+        return not (self.made or self.cancelled)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One training job."""
 
@@ -112,6 +132,13 @@ class Job:
     """Revision of the newest change of any of its variables or triggers, in any run; 0 if there was none."""
     ended: Ended | None = None
     ended_us: int = 0
+    scheduled: Mapping[int, ScheduledState] = field(default_factory=dict)
+    """By the revision at which it was scheduled: what waits for its step, and the newest that do not any more."""
+
+    def waiting(self) -> Iterator[tuple[int, ScheduledState]]:
+        """Yields the changes that wait for their step, oldest first, each with its revision."""
+        if self.ended is None:
+            yield from (item for item in self.scheduled.items() if item[1].waits)
 
 
 def evolve(job: Job | None, record: Record) -> Job | None:
@@ -139,6 +166,11 @@ def evolve(job: Job | None, record: Record) -> Job | None:
         return replace(job, revision=record.revision, ended=payload, ended_us=record.time_us, port=0)
     if isinstance(payload, Removed):
         return None
+    if isinstance(payload, Scheduled):
+        return _scheduled(job, record, payload)
+    if isinstance(payload, Cancelled):
+        state = replace(job.scheduled[payload.scheduled], cancelled=True)
+        return replace(job, revision=record.revision, scheduled=_keeping(job, payload.scheduled, state))
     return _port_moved(job, record, payload)
 
 
@@ -257,7 +289,29 @@ def _changed(job: Job, record: Record, payload: Changed) -> Job:
         record.revision,
         job.ended,
         job.ended_us,
+        _made(job, payload.scheduled, record.revision) if payload.scheduled else job.scheduled,
     )
+
+
+def _scheduled(job: Job, record: Record, payload: Scheduled) -> Job:
+    requests = job.requests
+    if payload.change.request_id:
+        requests = requests.remembering(payload.change.request_id, record.revision)
+    kept = _keeping(job, record.revision, ScheduledState(payload, record.time_us))
+    return replace(job, revision=record.revision, requests=requests, scheduled=kept)
+
+
+def _made(job: Job, scheduled: int, revision: int) -> Mapping[int, ScheduledState]:
+    return _keeping(job, scheduled, replace(job.scheduled[scheduled], made=revision))
+
+
+def _keeping(job: Job, revision: int, state: ScheduledState) -> Mapping[int, ScheduledState]:
+    """Returns what was scheduled with one of it new; the oldest that do not wait any more make room."""
+    kept = {**job.scheduled, revision: state}
+    past = [revision for revision, state in kept.items() if not state.waits]
+    for oldest in past[: max(0, len(past) - limits.SCHEDULED)]:
+        del kept[oldest]
+    return kept
 
 
 def _applied(job: Job, record: Record, payload: Applied) -> Job:

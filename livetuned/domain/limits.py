@@ -35,6 +35,12 @@ RANKS_PER_JOB = 100_000
 PENDING_FIRINGS = 1_000
 """Most firings of one trigger that its program has not consumed yet, a count."""
 
+USED_VALUES = 64
+"""Most numbers of what a step used that an acknowledgement carries, a count: one for each parameter group."""
+
+SCHEDULED = 100
+"""Most changes of one job that wait for their step, a count; as many that do not any more are remembered."""
+
 REQUEST_IDS_PER_JOB = 1_000
 """How many of the newest request ids are remembered per job, a count."""
 

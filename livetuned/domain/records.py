@@ -88,6 +88,28 @@ class Changed:
     firings: tuple[Firing, ...]
     undoes: int = 0
     """Revision of the change that this one undoes, 0 for none."""
+    scheduled: int = 0
+    """Revision at which it was scheduled, 0 if it was made at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A change that waits for its step. When the step has come, it is made: a record of its own then says so."""
+
+    step: int
+    """The step at which, or after which, a safe point lets it take effect."""
+    change: Changed
+    """What is to be made; its old values, and the numbers of its firings, are those of when it was scheduled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A change that waited for its step does not wait any more."""
+
+    scheduled: int
+    """Revision at which it was scheduled."""
+    actor: str
+    reason: str
 
 
 class ApplyStatus(Enum):
@@ -109,6 +131,8 @@ class Outcome:
     effective: Value | None
     """What the rank uses from here on; None for a trigger."""
     reason: str = ""
+    used: tuple[float, ...] = ()
+    """What the first step after it really used, where the program knows: of a learning rate, by parameter group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +171,7 @@ class Removed:
     reason: str
 
 
-Payload: TypeAlias = Registered | Declared | Changed | Applied | Ended | PortMoved | Removed
+Payload: TypeAlias = Registered | Declared | Changed | Scheduled | Cancelled | Applied | Ended | PortMoved | Removed
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from typing import Protocol
 from prometheus_client import Counter
 
 from livetuned.domain import decide
+from livetuned.domain.decide import When
 from livetuned.domain.errors import DomainError
 from livetuned.domain.job import Job
-from livetuned.domain.records import Changed, Record
+from livetuned.domain.records import Cancelled, Changed, Record, Scheduled
 from livetuned.service import clock
 from livetuned.service.engine import Engine
 from livetuned.service.metrics import Metrics
@@ -28,6 +29,8 @@ class Wish:
     """Decides on the job's state; None if it asks for nothing that is not pending already."""
     same: Callable[[Changed], None]
     """Raises unless a change made earlier under the same request id is this one."""
+    when: When | None = None
+    """At which step it is to take effect, None for at once."""
     request_id: str = ""
     validate_only: bool = False
     """Check everything, change nothing."""
@@ -40,7 +43,7 @@ class Made:
     """What became of a wish."""
 
     record: Record
-    """The change; with revision 0 if it was only to be validated."""
+    """The change, or that it was scheduled; with revision 0 if it was only to be validated."""
     connected_ranks: list[int]
     """Ranks that were connected then."""
 
@@ -71,12 +74,12 @@ class _Asked:
         self.earlier = 0
         """Revision of the change that was made under this request id before, 0 for none."""
 
-    def decide(self, job: Job | None) -> Changed | None:
+    def decide(self, job: Job | None) -> Changed | Scheduled | None:
         if job is None:
             raise decide.job_not_found(self.job, [])
         request_id = self.wish.request_id
         self.earlier = job.requests.get(request_id) if request_id else 0
-        return None if self.earlier else self.wish.decide(job)
+        return None if self.earlier else self._changes.decide(job, self.wish)
 
     def done(self) -> bool:
         return self.told.done()
@@ -141,7 +144,7 @@ class Changes:
             self._rates.take(caller)
             job = self.job(name)
             if wish.validate_only:
-                changed = wish.decide(job)
+                changed = self.decide(job, wish)
                 if changed is None:
                     self._later(self._merged(name, wish), told)
                 else:
@@ -151,11 +154,47 @@ class Changes:
         except DomainError as error:
             self.refuse(error, told)
 
+    def decide(self, job: Job, wish: Wish) -> Changed | Scheduled | None:
+        """Decides on a wish.
+
+        Raises:
+            DomainError: What the wish raises, and what `decide.schedule` does.
+        """
+        changed = wish.decide(job)
+        if changed is None or wish.when is None:
+            return changed
+        self._sessions.check_takes_scheduled(job)
+        return decide.schedule(job, changed, wish.when, self._sessions.step(job))
+
+    async def cancel(self, name: str, revision: int, *, actor: str, reason: str) -> Record:
+        """Cancels a change that waits for its step.
+
+        Returns:
+            What had been scheduled.
+
+        Raises:
+            DomainError: JOB_NOT_FOUND, what `decide.cancel` raises, or of the engine.
+        """
+        self.job(name)
+        waited: list[Record] = []
+
+        def decided(job: Job | None) -> Cancelled:
+            if job is None:
+                raise decide.job_not_found(name, [])
+            cancelled = decide.cancel(job, revision, actor=actor, reason=reason)
+            state = job.scheduled[revision]
+            waited[:] = [Record(revision, state.time_us, name, state.scheduled)]
+            return cancelled
+
+        await self._engine.submit(name, decided)
+        return waited[0]
+
     def settle(self, asked: _Asked, record: Record | None) -> None:
         """Tells what came of a decision."""
         if record is not None:
-            self._sessions.committed(record.revision)
-            self._tell(record, "accepted", asked.told)
+            if isinstance(record.payload, Changed):
+                self._sessions.committed(record.revision)
+            self._tell(record, "accepted" if isinstance(record.payload, Changed) else "scheduled", asked.told)
         elif asked.earlier:
             self._later(self._repeated(asked), asked.told)
         else:
@@ -194,9 +233,15 @@ class Changes:
         task.add_done_callback(self._reading.discard)
 
     async def _repeated(self, asked: _Asked) -> tuple[Record, str]:
-        job = self.job(asked.job)
-        made = decide.find_change(job, asked.earlier, await self._engine.change(job, asked.earlier))
+        job, revision = self.job(asked.job), asked.earlier
+        waits = job.scheduled.get(revision)
+        if waits is not None:
+            decide.check_same_step(waits.scheduled.change, waits.scheduled.step, asked.wish.when)
+            asked.wish.same(waits.scheduled.change)
+            return Record(revision, waits.time_us, job.name, waits.scheduled), "repeated"
+        made = decide.find_change(job, revision, await self._engine.change(job, revision))
         if isinstance(made.payload, Changed):
+            decide.check_same_step(made.payload, 0, asked.wish.when)
             asked.wish.same(made.payload)
         return made, "repeated"
 
@@ -206,15 +251,16 @@ class Changes:
         """Returns the wish to undo a change.
 
         Raises:
-            DomainError: JOB_NOT_FOUND or CHANGE_NOT_FOUND.
+            DomainError: JOB_NOT_FOUND, CHANGE_NOT_FOUND, or INVALID_REQUEST for one that waits for its step.
         """
         job = self.job(name)
+        revision = decide.made_of(job, revision)
         undone = decide.find_change(job, revision, await self._engine.change(job, revision))
         return Wish(
             lambda job: decide.undo(job, undone, force=force, actor=actor, reason=reason, request_id=request_id),
             lambda made: decide.check_same_undo(made, revision),
-            request_id,
-            validate_only,
+            request_id=request_id,
+            validate_only=validate_only,
         )
 
     async def _merged(self, name: str, wish: Wish) -> tuple[Record, str]:

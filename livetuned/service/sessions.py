@@ -53,6 +53,8 @@ class Session:
     """Where what it logs is kept."""
     step: int = -1
     """Last step it told of; -1 before the first safe point."""
+    takes_scheduled: bool = False
+    """It can hold changes until their step."""
     adopt: bool = False
     """It was tuned by another store than this one: what it uses stands."""
 
@@ -126,6 +128,23 @@ class Sessions:
             return max(0, *(session.step for session in sessions))
         applied = (value.step for state in job.variables.values() for value in state.applied.values())
         return max([self._last_steps.get(job.name, 0), *applied])
+
+    def check_takes_scheduled(self, job: Job) -> None:
+        """Checks that a job's processes can hold changes until their step. One that is away is trusted to.
+
+        Raises:
+            DomainError: SCHEDULE_UNKNOWN.
+        """
+        for session in self.connected(job.name):
+            if not session.takes_scheduled:
+                version = job.ranks[session.rank].process.sdk_version or "unknown"
+                raise DomainError(
+                    Reason.SCHEDULE_UNKNOWN,
+                    f"rank {session.rank} of job '{job.name}' can't hold a change until its step: its SDK, {version}, "
+                    "is too old",
+                    job=job.name,
+                    value=version,
+                )
 
     def status(self, job: Job) -> JobStatus:
         """Tells what a job is doing."""
@@ -233,7 +252,16 @@ class Sessions:
             rule="one live job of a name",
         )
 
-    def open(self, name: str, rank: int, instance_id: str, token: str, declared_store_id: str = "") -> Session:
+    def open(
+        self,
+        name: str,
+        rank: int,
+        instance_id: str,
+        token: str,
+        declared_store_id: str = "",
+        *,
+        takes_scheduled: bool = False,
+    ) -> Session:
         """Opens the session of a registered process. A newer session of the same process takes the older one's place.
 
         Args:
@@ -242,6 +270,7 @@ class Sessions:
             instance_id: The process's own id.
             token: What its registration was answered with.
             declared_store_id: The store that last took its declarations, ``""`` for none.
+            takes_scheduled: It can hold changes until their step.
 
         Raises:
             DomainError: NOT_REGISTERED, JOB_ENDED or LIMIT_EXCEEDED.
@@ -260,7 +289,7 @@ class Sessions:
         self._kept.discard((name, rank))
         adopt = bool(declared_store_id) and declared_store_id != self._engine.store_id
         source = self.logged.open(name, rank, job.run)
-        session = Session(name, rank, instance_id, clock.monotonic(), source, adopt=adopt)
+        session = Session(name, rank, instance_id, clock.monotonic(), source, takes_scheduled, adopt=adopt)
         self._open.setdefault(name, {})[rank] = session
         return session
 
@@ -302,6 +331,36 @@ class Sessions:
         await self._engine.submit(session.job, decision)
         job = decide.check_registered(self._engine.job(session.job), session.job, session.rank, session.instance_id)
         return job, errors
+
+    async def report_due(self, session: Session, scheduled: int, step: int, outcomes: Sequence[Outcome]) -> int:
+        """Makes the change of which a process says that its step has come, and records what it acknowledged.
+
+        Args:
+            session: The process's.
+            scheduled: Revision at which the change was scheduled.
+            step: The step at whose safe point it took effect.
+            outcomes: What became of its assignments.
+
+        Returns:
+            The revision of the change.
+
+        Raises:
+            DomainError: What `decide.due` and `decide.report_apply` raise, or of the engine.
+        """
+        made = 0
+
+        def decision(job: Job | None) -> Payload | None:
+            nonlocal made
+            known = decide.check_registered(job, session.job, session.rank, session.instance_id)
+            changed = decide.due(known, session.rank, session.instance_id, scheduled)
+            made = known.scheduled[scheduled].made
+            return changed
+
+        record = await self._engine.submit(session.job, decision)
+        revision = made if record is None else record.revision
+        if outcomes:
+            await self.report_apply(session, revision, step, outcomes)
+        return revision
 
     async def report_apply(
         self, session: Session, change_revision: int, step: int, outcomes: Sequence[Outcome]

@@ -11,11 +11,12 @@ from hashlib import blake2b
 from math import isfinite
 from typing import Any
 
-from livetuned.domain.job import AppliedValue, Job, RankState, TriggerState, VariableState
+from livetuned.domain.job import AppliedValue, Job, RankState, ScheduledState, TriggerState, VariableState
 from livetuned.domain.records import (
     Applied,
     ApplyStatus,
     Assignment,
+    Cancelled,
     Changed,
     Declared,
     DeclaredVariable,
@@ -27,6 +28,7 @@ from livetuned.domain.records import (
     Process,
     Registered,
     Removed,
+    Scheduled,
 )
 from livetuned.domain.requests import Requests
 from livetuned.domain.specs import RestartPolicy, Scale, TriggerSpec, VariableSpec
@@ -48,6 +50,8 @@ _KINDS: Mapping[type[Payload], str] = {
     Registered: "registered",
     Declared: "declared",
     Changed: "changed",
+    Scheduled: "scheduled",
+    Cancelled: "cancelled",
     Applied: "applied",
     Ended: "ended",
     PortMoved: "port_moved",
@@ -96,6 +100,7 @@ def encode_job(job: Job) -> str:
             "changed": job.changed,
             "ended": None if job.ended is None else _ended_to_raw(job.ended),
             "ended_us": job.ended_us,
+            **({"scheduled": [_waiting_to_raw(*item) for item in job.scheduled.items()]} if job.scheduled else {}),
         }
     )
 
@@ -118,6 +123,7 @@ def decode_job(text: str) -> Job:
                 "triggers": {state.spec.name: state for state in triggers},
                 "requests": Requests(dict(raw["requests"])),
                 "ended": None if raw["ended"] is None else Ended(**raw["ended"]),
+                "scheduled": dict(_waiting(item) for item in raw.get("scheduled", ())),
             }
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -211,8 +217,12 @@ def _write_changed(payload: Changed) -> str:
     return (
         f'{{"actor":{write(payload.actor)},"reason":{write(payload.reason)},'
         f'"request_id":{write(payload.request_id)},"assignments":[{assignments}],"firings":[{firings}],'
-        f'"undoes":{write(payload.undoes)}}}'
+        f'"undoes":{write(payload.undoes)}{_scheduled_at(payload.scheduled)}}}'
     )
+
+
+def _scheduled_at(revision: int) -> str:
+    return f',"scheduled":{revision}' if revision else ""  # schema 2 began without it
 
 
 def _write_scalar(value: Value) -> str:
@@ -235,10 +245,19 @@ def _applied_to_raw(payload: Applied) -> Raw:
                 "status": item.status.value,
                 "effective": item.effective,
                 "reason": item.reason,
+                **({"used": item.used} if item.used else {}),
             }
             for item in payload.outcomes
         ],
     }
+
+
+def _write_scheduled(payload: Scheduled) -> str:
+    return f'{{"step":{payload.step},"change":{_write_changed(payload.change)}}}'
+
+
+def _cancelled_to_raw(payload: Cancelled) -> Raw:
+    return {"scheduled": payload.scheduled, "actor": payload.actor, "reason": payload.reason}
 
 
 def _ended_to_raw(payload: Ended) -> Raw:
@@ -261,11 +280,23 @@ _WRITERS: Mapping[type[Payload], Callable[[Any], str]] = {
     Registered: _writer(_registered_to_raw),
     Declared: _writer(_declared_to_raw),
     Changed: _write_changed,
+    Scheduled: _write_scheduled,
+    Cancelled: _writer(_cancelled_to_raw),
     Applied: _writer(_applied_to_raw),
     Ended: _writer(_ended_to_raw),
     PortMoved: _writer(_port_moved_to_raw),
     Removed: _writer(_removed_to_raw),
 }
+
+
+def _waiting_to_raw(revision: int, state: ScheduledState) -> Raw:
+    return {
+        "revision": revision,
+        "scheduled": json.loads(_write_scheduled(state.scheduled)),
+        "time_us": state.time_us,
+        "made": state.made,
+        "cancelled": state.cancelled,
+    }
 
 
 def _rank_to_raw(rank: int, state: RankState) -> Raw:
@@ -333,7 +364,7 @@ def _declared(raw: Raw) -> Payload:
     )
 
 
-def _changed(raw: Raw) -> Payload:
+def _changed(raw: Raw) -> Changed:
     return Changed(
         raw["actor"],
         raw["reason"],
@@ -341,12 +372,24 @@ def _changed(raw: Raw) -> Payload:
         tuple(Assignment(item["variable"], item["old"], item["new"]) for item in raw["assignments"]),
         tuple(Firing(item["trigger"], item["number"]) for item in raw["firings"]),
         raw.get("undoes", 0),
+        raw.get("scheduled", 0),
     )
+
+
+def _scheduled(raw: Raw) -> Scheduled:
+    return Scheduled(raw["step"], _changed(raw["change"]))
 
 
 def _applied(raw: Raw) -> Payload:
     outcomes = tuple(
-        Outcome(item["target"], item["is_trigger"], ApplyStatus(item["status"]), item["effective"], item["reason"])
+        Outcome(
+            item["target"],
+            item["is_trigger"],
+            ApplyStatus(item["status"]),
+            item["effective"],
+            item["reason"],
+            tuple(item.get("used", ())),
+        )
         for item in raw["outcomes"]
     )
     return Applied(raw["change_revision"], raw["rank"], raw["step"], outcomes)
@@ -356,11 +399,18 @@ _DECODERS: Mapping[str, Callable[[Raw], Payload]] = {
     "registered": _registered,
     "declared": _declared,
     "changed": _changed,
+    "scheduled": _scheduled,
+    "cancelled": lambda raw: Cancelled(**raw),
     "applied": _applied,
     "ended": lambda raw: Ended(**raw),
     "port_moved": lambda raw: PortMoved(**raw),
     "removed": lambda raw: Removed(**raw),
 }
+
+
+def _waiting(raw: Raw) -> tuple[int, ScheduledState]:
+    state = ScheduledState(_scheduled(raw["scheduled"]), raw["time_us"], raw["made"], raw["cancelled"])
+    return raw["revision"], state
 
 
 def _rank(raw: Raw) -> RankState:

@@ -11,6 +11,7 @@ import grpc
 from livetune.v1 import control_pb2
 from livetuned.domain import decide, limits
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
+from livetuned.domain.records import Record
 from livetuned.service.changes import Changes, Made, Wish
 from livetuned.transport import codec, errors
 from livetuned.transport.scope import scoped_job
@@ -68,6 +69,11 @@ class Changing:
         )
         return await self._changes.make(caller, name, wish)
 
+    async def cancel(self, request: control_pb2.CancelChangeRequest, actor: str) -> Record:
+        """Cancels a change that waits for its step, and returns what had been scheduled."""
+        name = scoped_job(self._scope, request.job)
+        return await self._changes.cancel(name, request.revision, actor=actor, reason=request.reason)
+
     def _set(self, request: control_pb2.SetVariablesRequest, actor: str) -> tuple[str, Wish]:
         updates = [codec.update_from_wire(update) for update in request.updates]
         if_revision = request.if_revision if request.HasField("if_revision") else None
@@ -84,6 +90,7 @@ class Changing:
                 request_id=request_id,
             ),
             lambda made: decide.check_same_set(made, updates),
+            codec.when_from_wire(request),
             request_id,
             request.validate_only,
         )
@@ -91,6 +98,12 @@ class Changing:
 
     def _fire(self, request: control_pb2.FireTriggersRequest, actor: str) -> tuple[str, Wish]:
         names = list(request.trigger_ids)
+        when = codec.when_from_wire(request)
+        if request.merge and when is not None:
+            raise DomainError(
+                Reason.INVALID_REQUEST, "a firing at a step is not merged with one that waits now",
+                rule="merge, or a step",
+            )  # fmt: skip
         wish = Wish(
             lambda job: decide.fire_triggers(
                 job,
@@ -101,6 +114,7 @@ class Changing:
                 request_id=request.request_id,
             ),
             lambda made: decide.check_same_firing(made, names),
+            when,
             request.request_id,
             request.validate_only,
             tuple(names),

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from livetune.v1 import control_pb2, job_pb2, types_pb2
-from livetuned.domain import names
-from livetuned.domain.decide import Declaration, Update
+from livetuned.domain import limits, names
+from livetuned.domain.decide import Declaration, Update, When
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.domain.job import Job, TriggerState, VariableState
 from livetuned.domain.records import (
     Applied,
     ApplyStatus,
+    Cancelled,
     Changed,
     Declared,
     Ended,
     Outcome,
+    Payload,
     PortMoved,
     Process,
     Record,
     Registered,
     Removed,
+    Scheduled,
 )
 from livetuned.domain.series import Sample, Series
 from livetuned.domain.specs import RestartPolicy, Scale, TriggerSpec, VariableSpec
@@ -134,8 +139,12 @@ def _trigger_spec_to_wire(spec: TriggerSpec) -> types_pb2.TriggerSpec:
     return types_pb2.TriggerSpec(trigger_id=spec.name, doc=spec.doc)
 
 
-def declaration_from_wire(message: job_pb2.VariableDeclaration) -> Declaration:
+def declaration_from_wire(message: job_pb2.VariableDeclaration, store_id: str) -> Declaration:
     """Reads a declaration.
+
+    Args:
+        message: The declaration.
+        store_id: The store that counts its revisions.
 
     Raises:
         DomainError: INVALID_REQUEST, for an unknown type or scale, or no initial value.
@@ -154,6 +163,9 @@ def declaration_from_wire(message: job_pb2.VariableDeclaration) -> Declaration:
             variable=spec.variable_id, rule="an initial value",
         )  # fmt: skip
     current = value_from_wire(message.current)
+    restored = None
+    if message.HasField("restored"):
+        restored = message.restored.revision if message.restored.store_id == store_id else 0
     return Declaration(
         VariableSpec(
             name=spec.variable_id,
@@ -168,6 +180,7 @@ def declaration_from_wire(message: job_pb2.VariableDeclaration) -> Declaration:
             on_restart=_FROM_POLICIES[spec.on_restart],
         ),
         initial if current is None else current,
+        restored,
     )
 
 
@@ -182,6 +195,14 @@ def update_from_wire(message: control_pb2.VariableUpdate) -> Update:
     if message.WhichOneof("new_value") == "text":
         return Update(message.variable_id, None, message.text, if_revision)
     return Update(message.variable_id, value_from_wire(message.value), None, if_revision)
+
+
+def when_from_wire(request: control_pb2.SetVariablesRequest | control_pb2.FireTriggersRequest) -> When | None:
+    """Reads at which step a change is to take effect, None for at once."""
+    kind = request.WhichOneof("when")
+    if kind is None:
+        return None
+    return When(request.at_step) if kind == "at_step" else When(request.in_steps, relative=True)
 
 
 def process_from_wire(message: types_pb2.Process) -> Process:
@@ -212,6 +233,7 @@ def outcome_from_wire(message: types_pb2.Outcome) -> Outcome:
         status=_FROM_STATUSES[message.status],
         effective=value_from_wire(message.effective),
         reason=message.reason,
+        used=tuple(value for value in message.used[: limits.USED_VALUES] if isfinite(value)),
     )
 
 
@@ -233,9 +255,12 @@ def write_change(record: Record, message: types_pb2.Change) -> None:
         TypeError: The record is no change.
     """
     changed = record.payload
+    if isinstance(changed, Scheduled):
+        message.at_step, changed = changed.step, changed.change
     if not isinstance(changed, Changed):
         raise TypeError(f"record {record.revision} is no change")
     message.revision = record.revision
+    message.scheduled_revision = changed.scheduled
     message.job = names.job_resource(record.job)
     time = message.time
     time.seconds, time.nanos = _seconds_and_nanos(record.time_us)
@@ -275,6 +300,7 @@ def _outcome_to_wire(outcome: Outcome) -> types_pb2.Outcome:
         status=_STATUSES[outcome.status],
         effective=None if outcome.effective is None else value_to_wire(outcome.effective),
         reason=outcome.reason,
+        used=outcome.used,
     )
     if outcome.is_trigger:
         message.trigger_id = outcome.target
@@ -288,36 +314,61 @@ def event_to_wire(record: Record) -> control_pb2.Event:
     event = control_pb2.Event(
         revision=record.revision, time=_timestamp(record.time_us), job=names.job_resource(record.job)
     )
-    payload = record.payload
-    if isinstance(payload, Registered):
-        event.registered.run = payload.run
-        event.registered.port = payload.port
-        event.registered.rank = payload.rank
-        event.registered.resumed = payload.resumed
-        event.registered.process.CopyFrom(_process_to_wire(payload.process))
-    elif isinstance(payload, Declared):
-        for item in payload.variables:
-            event.declared.variables.add(
-                name=names.variable_resource(record.job, item.spec.name),
-                spec=spec_to_wire(item.spec),
-                desired=value_to_wire(item.desired),
-                revision=record.revision,
-            )
-        event.declared.triggers.extend(_trigger_spec_to_wire(spec) for spec in payload.triggers)
-    elif isinstance(payload, Changed):
-        write_change(record, event.change)
-    elif isinstance(payload, Applied):
-        event.apply.CopyFrom(_apply_to_wire(record))
-    elif isinstance(payload, Ended):
-        event.ended.state = types_pb2.JOB_STATE_FAILED if payload.failed else types_pb2.JOB_STATE_FINISHED
-        event.ended.message = payload.message
-    elif isinstance(payload, PortMoved):
-        event.port_moved.port = payload.port
-        event.port_moved.previous_port = payload.previous
-    elif isinstance(payload, Removed):
-        event.removed.actor = payload.actor
-        event.removed.reason = payload.reason
+    _EVENT_WRITERS[type(record.payload)](record, event, record.payload)
     return event
+
+
+def _write_registered(_: Record, event: control_pb2.Event, payload: Registered) -> None:
+    event.registered.run = payload.run
+    event.registered.port = payload.port
+    event.registered.rank = payload.rank
+    event.registered.resumed = payload.resumed
+    event.registered.process.CopyFrom(_process_to_wire(payload.process))
+
+
+def _write_declared(record: Record, event: control_pb2.Event, payload: Declared) -> None:
+    for item in payload.variables:
+        event.declared.variables.add(
+            name=names.variable_resource(record.job, item.spec.name),
+            spec=spec_to_wire(item.spec),
+            desired=value_to_wire(item.desired),
+            revision=record.revision,
+        )
+    event.declared.triggers.extend(_trigger_spec_to_wire(spec) for spec in payload.triggers)
+
+
+def _write_cancelled(_: Record, event: control_pb2.Event, payload: Cancelled) -> None:
+    event.cancelled.scheduled_revision = payload.scheduled
+    event.cancelled.actor = payload.actor
+    event.cancelled.reason = payload.reason
+
+
+def _write_ended(_: Record, event: control_pb2.Event, payload: Ended) -> None:
+    event.ended.state = types_pb2.JOB_STATE_FAILED if payload.failed else types_pb2.JOB_STATE_FINISHED
+    event.ended.message = payload.message
+
+
+def _write_port_moved(_: Record, event: control_pb2.Event, payload: PortMoved) -> None:
+    event.port_moved.port = payload.port
+    event.port_moved.previous_port = payload.previous
+
+
+def _write_removed(_: Record, event: control_pb2.Event, payload: Removed) -> None:
+    event.removed.actor = payload.actor
+    event.removed.reason = payload.reason
+
+
+_EVENT_WRITERS: Mapping[type[Payload], Callable[[Record, control_pb2.Event, Any], None]] = {
+    Registered: _write_registered,
+    Declared: _write_declared,
+    Changed: lambda record, event, _: write_change(record, event.change),
+    Scheduled: lambda record, event, _: write_change(record, event.scheduled),
+    Cancelled: _write_cancelled,
+    Applied: lambda record, event, _: event.apply.CopyFrom(_apply_to_wire(record)),
+    Ended: _write_ended,
+    PortMoved: _write_port_moved,
+    Removed: _write_removed,
+}
 
 
 def _process_to_wire(process: Process) -> types_pb2.Process:
@@ -371,6 +422,10 @@ def job_to_wire(
     if full:
         message.variables.extend(_variable_to_wire(job.name, state) for state in job.variables.values())
         message.triggers.extend(_trigger_to_wire(job.name, state) for state in job.triggers.values())
+        message.scheduled.extend(
+            change_message(Record(revision, state.time_us, job.name, state.scheduled))
+            for revision, state in job.waiting()
+        )
     return message
 
 
@@ -404,6 +459,7 @@ def declare_result(
 ) -> job_pb2.DeclareResult:
     """Returns where declared variables and triggers stand, in the order of the declarations."""
     result = job_pb2.DeclareResult()
+    scheduled = {state.made: revision for revision, state in job.scheduled.items() if state.made}
     for name in variables:
         if name in errors:
             result.variables.add(variable_id=name, error=_declaration_error(errors[name]))
@@ -414,6 +470,7 @@ def declare_result(
                 desired=value_to_wire(state.desired),
                 revision=state.revision,
                 from_change=state.from_change,
+                scheduled_revision=scheduled.get(state.revision, 0),
             )
     for name in triggers:
         if name in errors:

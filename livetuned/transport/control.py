@@ -163,6 +163,13 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             connected_ranks=made.connected_ranks,
         )
 
+    async def CancelChange(  # noqa: N802
+        self, request: control_pb2.CancelChangeRequest, context: _Context
+    ) -> control_pb2.CancelChangeResponse:
+        """Cancels a change that waits for its step."""
+        waited = await self._changing.cancel(request, actor_of(context))
+        return control_pb2.CancelChangeResponse(change=codec.change_message(waited), store_id=self._s.engine.store_id)
+
     async def StreamChanges(  # noqa: N802
         self, request_iterator: AsyncIterator[control_pb2.StreamChangesRequest], context: _Context
     ) -> AsyncIterator[control_pb2.StreamChangesResponse]:

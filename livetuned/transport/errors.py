@@ -45,6 +45,8 @@ STATUS: Mapping[Reason, grpc.StatusCode] = MappingProxyType(
         Reason.REVISION_MISMATCH: _Code.ABORTED,
         Reason.UNDO_CONFLICT: _Code.ABORTED,
         Reason.REQUEST_ID_REUSED: _Code.INVALID_ARGUMENT,
+        Reason.STEP_PASSED: _Code.OUT_OF_RANGE,
+        Reason.SCHEDULE_UNKNOWN: _Code.FAILED_PRECONDITION,
         Reason.JOB_LIVE: _Code.FAILED_PRECONDITION,
         Reason.JOB_EXISTS: _Code.ALREADY_EXISTS,
         Reason.NOT_REGISTERED: _Code.FAILED_PRECONDITION,

@@ -11,7 +11,7 @@ import grpc
 
 from livetune.v1 import job_pb2, job_pb2_grpc
 from livetuned.domain.errors import DomainError, Reason
-from livetuned.domain.records import Changed
+from livetuned.domain.records import Cancelled, Changed, Record, Scheduled
 from livetuned.service import sessions
 from livetuned.service.hub import Cursor
 from livetuned.store.interface import CompactedError
@@ -88,6 +88,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             opening.instance_id,
             opening.job_token,
             opening.declared_store_id,
+            takes_scheduled=opening.takes_scheduled,
         )
         if opening.latest_only or session.adopt or after < engine.compacted:
             # The answers to the declarations carry every value and firing that counts. What another store once asked of
@@ -99,13 +100,25 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             asyncio.create_task(_or_error(self._listen(session, request_iterator, responses, reports), responses)),
             asyncio.create_task(_or_error(self._record(session, reports, responses), responses)),
             asyncio.create_task(
-                _or_error(_tell(self._s.hub.cursor(after, session.job, urgent=True), responses), responses)
+                _or_error(
+                    self._tell(session, self._s.hub.cursor(after, session.job, urgent=True), responses), responses
+                )
             ),
         ]
         try:
+            job = engine.job(session.job)
+            waiting = list(job.waiting()) if job is not None and session.takes_scheduled else []
             yield job_pb2.SessionResponse(
-                opened=job_pb2.SessionOpened(store_id=engine.store_id, revision=engine.revision, takes_metrics=True)
+                opened=job_pb2.SessionOpened(
+                    store_id=engine.store_id,
+                    revision=engine.revision,
+                    takes_metrics=True,
+                    scheduled_revisions=[revision for revision, _ in waiting],
+                )
             )
+            for revision, state in waiting:
+                record = Record(revision, state.time_us, session.job, state.scheduled)
+                yield job_pb2.SessionResponse(scheduled=codec.change_message(record))
             while (response := await responses.get()) is not None:
                 if isinstance(response, Exception):
                     raise response
@@ -150,7 +163,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         declarations = []
         for item in message.variables:
             try:
-                declarations.append(codec.declaration_from_wire(item))
+                declarations.append(codec.declaration_from_wire(item, self._s.engine.store_id))
             except DomainError as error:
                 errors[item.spec.variable_id] = error
         triggers = [codec.trigger_from_wire(item) for item in message.triggers]
@@ -176,39 +189,59 @@ class JobService(job_pb2_grpc.JobServiceServicer):
 
     async def _apply(self, session: sessions.Session, report: job_pb2.ApplyReport, responses: _Responses) -> bool:
         """Records one acknowledgement; False if there is no room for it now."""
+        revision = report.change_revision
         try:
             outcomes = [codec.outcome_from_wire(item) for item in report.outcomes]
-            await self._s.sessions.report_apply(session, report.change_revision, report.step, outcomes)
+            if scheduled := report.scheduled_revision:
+                revision = await self._s.sessions.report_due(session, scheduled, report.step, outcomes)
+            else:
+                await self._s.sessions.report_apply(session, revision, report.step, outcomes)
         except DomainError as error:
             if error.reason is Reason.STORE_FULL:
                 return False
             if error.reason in (Reason.NOT_REGISTERED, Reason.SHUTTING_DOWN):
                 raise
             # A report that can't be kept would be repeated for ever if it ended the stream: it is noted, no more.
-            log.warning("job %s: acknowledgement of %d not kept: %s", session.job, report.change_revision, error)
+            log.warning("job %s: acknowledgement of %d not kept: %s", session.job, revision or scheduled, error)
         await responses.put(
             job_pb2.SessionResponse(
                 apply_recorded=job_pb2.ApplyRecorded(
-                    change_revision=report.change_revision,
+                    change_revision=revision,
                     trigger_id=next((item.trigger_id for item in report.outcomes if item.trigger_id), ""),
+                    scheduled_revision=report.scheduled_revision,
                 )
             )
         )
         return True
 
+    async def _tell(self, session: sessions.Session, cursor: Cursor, responses: _Responses) -> None:
+        while True:
+            try:
+                records = await cursor.next()
+            except CompactedError:
+                raise DomainError(
+                    Reason.WATCH_TOO_SLOW,
+                    "the process is so far behind that the changes it has not seen are not kept any more",
+                ) from None
+            for record in records:
+                response = self._response(session, record)
+                if response is not None:
+                    await responses.put(response)
 
-async def _tell(cursor: Cursor, responses: _Responses) -> None:
-    while True:
-        try:
-            records = await cursor.next()
-        except CompactedError:
-            raise DomainError(
-                Reason.WATCH_TOO_SLOW,
-                "the process is so far behind that the changes it has not seen are not kept any more",
-            ) from None
-        for record in records:
-            if isinstance(record.payload, Changed):
-                await responses.put(job_pb2.SessionResponse(change=codec.change_message(record)))
+    def _response(self, session: sessions.Session, record: Record) -> job_pb2.SessionResponse | None:
+        payload = record.payload
+        if isinstance(payload, Changed):
+            return job_pb2.SessionResponse(change=codec.change_message(record))
+        if not session.takes_scheduled:
+            return None
+        if isinstance(payload, Cancelled):
+            cancelled = job_pb2.ScheduledCancelled(scheduled_revision=payload.scheduled)
+            return job_pb2.SessionResponse(scheduled_cancelled=cancelled)
+        job = self._s.engine.job(session.job)
+        if isinstance(payload, Scheduled) and job is not None and record.revision in dict(job.waiting()):
+            # Not one that was cancelled meanwhile: its step may have come.
+            return job_pb2.SessionResponse(scheduled=codec.change_message(record))
+        return None
 
 
 async def _or_error(work: Coroutine[None, None, None], responses: _Responses) -> None:

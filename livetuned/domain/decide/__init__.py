@@ -25,24 +25,31 @@ from livetuned.domain.decide.processes import (
     remove,
     report_apply,
 )
+from livetuned.domain.decide.scheduled import When, cancel, check_same_step, due, made_of, schedule
 
 __all__ = [
     "Declaration",
     "Update",
+    "When",
+    "cancel",
     "check_id",
     "check_registered",
     "check_same_firing",
     "check_same_set",
+    "check_same_step",
     "check_same_undo",
     "declare",
+    "due",
     "end",
     "find_change",
     "fire_triggers",
     "give_up",
     "job_not_found",
+    "made_of",
     "register",
     "remove",
     "report_apply",
+    "schedule",
     "set_variables",
     "undo",
 ]

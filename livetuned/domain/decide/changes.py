@@ -200,7 +200,7 @@ def check_same_set(changed: Changed, updates: Sequence[Update]) -> None:
             same = same and parse_text(update.variable, type_of(new), update.text) == new
         elif update.value is not None:
             same = same and coerce(update.variable, type_of(new), update.value) == new
-    _check_same(changed, same=same and not changed.undoes)
+    check_same(changed, same=same and not changed.undoes)
 
 
 def check_same_firing(changed: Changed, names: Sequence[str]) -> None:
@@ -209,7 +209,7 @@ def check_same_firing(changed: Changed, names: Sequence[str]) -> None:
     Raises:
         DomainError: REQUEST_ID_REUSED.
     """
-    _check_same(changed, same=sorted(names) == sorted(firing.trigger for firing in changed.firings))
+    check_same(changed, same=sorted(names) == sorted(firing.trigger for firing in changed.firings))
 
 
 def check_same_undo(changed: Changed, revision: int) -> None:
@@ -218,10 +218,15 @@ def check_same_undo(changed: Changed, revision: int) -> None:
     Raises:
         DomainError: REQUEST_ID_REUSED.
     """
-    _check_same(changed, same=changed.undoes == revision)
+    check_same(changed, same=changed.undoes == revision)
 
 
-def _check_same(changed: Changed, *, same: bool) -> None:
+def check_same(changed: Changed, *, same: bool) -> None:
+    """Refuses what is not the change that was made earlier under its request id.
+
+    Raises:
+        DomainError: REQUEST_ID_REUSED.
+    """
     if not same:
         parts = [f"{item.variable}={shown(item.new)}" for item in changed.assignments]
         parts += [f"fire {item.trigger}" for item in changed.firings]

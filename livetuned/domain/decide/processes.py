@@ -31,6 +31,9 @@ class Declaration:
 
     spec: VariableSpec
     current: Value
+    restored: int | None = None
+    """The variable's revision in the checkpoint that `current` comes from, 0 if that is of another store; None if it
+    comes from none."""
 
 
 def register(
@@ -143,9 +146,9 @@ def declare(
         try:
             spec = declaration.spec.checked()
             names.check(name, "variable")
-            declared = _declare_variable(
-                job.variables.get(name), spec, declaration.current, live, adopt=adopt and rank == 0
-            )
+            known = job.variables.get(name)
+            stands = rank == 0 and (adopt or _restores(known, declaration))
+            declared = _declare_variable(known, spec, declaration.current, live, adopt=stands)
         except DomainError as error:
             errors[name] = error
         else:
@@ -160,8 +163,8 @@ def declare(
             errors[trigger.name] = error
         else:
             names.kinds[trigger.name] = "trigger"
-            known = job.triggers.get(trigger.name)
-            if known is None or known.declared_by not in live:
+            fired = job.triggers.get(trigger.name)
+            if fired is None or fired.declared_by not in live:
                 new_triggers[trigger.name] = trigger
     if not new_variables and not new_triggers:
         return None, errors
@@ -185,6 +188,14 @@ class _Names:
             raise limit_exceeded("names_per_job", limits.NAMES_PER_JOB, f"{kind} '{name}' of job '{self._job.name}'")
 
 
+def _restores(known: VariableState | None, declaration: Declaration) -> bool:
+    """Says whether a value from a checkpoint counts more than the one that is known: if no change came after it."""
+    if known is None or declaration.restored is None:
+        return False
+    resets = declaration.spec.on_restart is RestartPolicy.RESET and known.taken
+    return resets or not known.from_change or known.revision <= declaration.restored
+
+
 def _declare_variable(
     known: VariableState | None, spec: VariableSpec, current: Value, live: Collection[str], *, adopt: bool
 ) -> DeclaredVariable | None:
@@ -200,7 +211,8 @@ def _declare_variable(
                 rule="one declaration a run",
                 value=", ".join(differences),
             )
-        # A store that was restored from a backup must not move a running job back to what it once asked for.
+        # A store that was restored from a backup must not move a running job back to what it once asked for; and what
+        # was taken up from a checkpoint is not what the program declared before it read that.
         return DeclaredVariable(spec, spec.check(current)) if adopt and current != known.desired else None
     if adopt:
         return DeclaredVariable(spec, spec.check(current))

@@ -170,6 +170,8 @@ class SetVariablesRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     IF_JOB_REVISION_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    AT_STEP_FIELD_NUMBER: builtins.int
+    IN_STEPS_FIELD_NUMBER: builtins.int
     job: builtins.str
     """jobs/{job}"""
     reason: builtins.str
@@ -185,6 +187,10 @@ class SetVariablesRequest(google.protobuf.message.Message):
     """Only if no change of this job was accepted after this revision; else ABORTED."""
     validate_only: builtins.bool
     """Check everything and change nothing: the change in the answer has revision 0."""
+    at_step: builtins.int
+    """At this step; OUT_OF_RANGE if it has passed."""
+    in_steps: builtins.int
+    """So many steps after the one that the job was last heard to be at, about a second ago; at least 1."""
     @property
     def updates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___VariableUpdate]: ...
     def __init__(
@@ -197,13 +203,17 @@ class SetVariablesRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         if_job_revision: builtins.int | None = ...,
         validate_only: builtins.bool = ...,
+        at_step: builtins.int = ...,
+        in_steps: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_if_job_revision", b"_if_job_revision", "_if_revision", b"_if_revision", "if_job_revision", b"if_job_revision", "if_revision", b"if_revision"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_if_job_revision", b"_if_job_revision", "_if_revision", b"_if_revision", "if_job_revision", b"if_job_revision", "if_revision", b"if_revision", "job", b"job", "reason", b"reason", "request_id", b"request_id", "updates", b"updates", "validate_only", b"validate_only"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_if_job_revision", b"_if_job_revision", "_if_revision", b"_if_revision", "at_step", b"at_step", "if_job_revision", b"if_job_revision", "if_revision", b"if_revision", "in_steps", b"in_steps", "when", b"when"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_if_job_revision", b"_if_job_revision", "_if_revision", b"_if_revision", "at_step", b"at_step", "if_job_revision", b"if_job_revision", "if_revision", b"if_revision", "in_steps", b"in_steps", "job", b"job", "reason", b"reason", "request_id", b"request_id", "updates", b"updates", "validate_only", b"validate_only", "when", b"when"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_if_job_revision", b"_if_job_revision"]) -> typing.Literal["if_job_revision"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_if_revision", b"_if_revision"]) -> typing.Literal["if_revision"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["when", b"when"]) -> typing.Literal["at_step", "in_steps"] | None: ...
 
 global___SetVariablesRequest = SetVariablesRequest
 
@@ -243,6 +253,8 @@ class FireTriggersRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     MERGE_FIELD_NUMBER: builtins.int
+    AT_STEP_FIELD_NUMBER: builtins.int
+    IN_STEPS_FIELD_NUMBER: builtins.int
     job: builtins.str
     """jobs/{job}"""
     reason: builtins.str
@@ -254,6 +266,8 @@ class FireTriggersRequest(google.protobuf.message.Message):
     """Where a firing waits to be consumed already, add none: the answer is then the change that fired last, if every
     trigger named has one. Without it each firing is consumed by itself, none is ever merged.
     """
+    at_step: builtins.int
+    in_steps: builtins.int
     @property
     def trigger_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -265,8 +279,12 @@ class FireTriggersRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         validate_only: builtins.bool = ...,
         merge: builtins.bool = ...,
+        at_step: builtins.int = ...,
+        in_steps: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["job", b"job", "merge", b"merge", "reason", b"reason", "request_id", b"request_id", "trigger_ids", b"trigger_ids", "validate_only", b"validate_only"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["at_step", b"at_step", "in_steps", b"in_steps", "when", b"when"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["at_step", b"at_step", "in_steps", b"in_steps", "job", b"job", "merge", b"merge", "reason", b"reason", "request_id", b"request_id", "trigger_ids", b"trigger_ids", "validate_only", b"validate_only", "when", b"when"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["when", b"when"]) -> typing.Literal["at_step", "in_steps"] | None: ...
 
 global___FireTriggersRequest = FireTriggersRequest
 
@@ -352,6 +370,51 @@ class UndoChangeResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["change", b"change", "connected_ranks", b"connected_ranks", "store_id", b"store_id"]) -> None: ...
 
 global___UndoChangeResponse = UndoChangeResponse
+
+@typing.final
+class CancelChangeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    job: builtins.str
+    """jobs/{job}"""
+    revision: builtins.int
+    """The change that waits."""
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        job: builtins.str = ...,
+        revision: builtins.int = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["job", b"job", "reason", b"reason", "revision", b"revision"]) -> None: ...
+
+global___CancelChangeRequest = CancelChangeRequest
+
+@typing.final
+class CancelChangeResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: builtins.int
+    STORE_ID_FIELD_NUMBER: builtins.int
+    store_id: builtins.str
+    @property
+    def change(self) -> livetune.v1.types_pb2.Change:
+        """What was cancelled."""
+
+    def __init__(
+        self,
+        *,
+        change: livetune.v1.types_pb2.Change | None = ...,
+        store_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "store_id", b"store_id"]) -> None: ...
+
+global___CancelChangeResponse = CancelChangeResponse
 
 @typing.final
 class StreamChangesRequest(google.protobuf.message.Message):
@@ -920,6 +983,8 @@ class Event(google.protobuf.message.Message):
     ENDED_FIELD_NUMBER: builtins.int
     PORT_MOVED_FIELD_NUMBER: builtins.int
     REMOVED_FIELD_NUMBER: builtins.int
+    SCHEDULED_FIELD_NUMBER: builtins.int
+    CANCELLED_FIELD_NUMBER: builtins.int
     revision: builtins.int
     job: builtins.str
     """jobs/{job}"""
@@ -939,6 +1004,12 @@ class Event(google.protobuf.message.Message):
     def port_moved(self) -> global___PortMoved: ...
     @property
     def removed(self) -> global___JobRemoved: ...
+    @property
+    def scheduled(self) -> livetune.v1.types_pb2.Change:
+        """A change that waits for its step."""
+
+    @property
+    def cancelled(self) -> global___ChangeCancelled: ...
     def __init__(
         self,
         *,
@@ -952,10 +1023,12 @@ class Event(google.protobuf.message.Message):
         ended: global___JobEnded | None = ...,
         port_moved: global___PortMoved | None = ...,
         removed: global___JobRemoved | None = ...,
+        scheduled: livetune.v1.types_pb2.Change | None = ...,
+        cancelled: global___ChangeCancelled | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["apply", b"apply", "change", b"change", "declared", b"declared", "ended", b"ended", "kind", b"kind", "port_moved", b"port_moved", "registered", b"registered", "removed", b"removed", "time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["apply", b"apply", "change", b"change", "declared", b"declared", "ended", b"ended", "job", b"job", "kind", b"kind", "port_moved", b"port_moved", "registered", b"registered", "removed", b"removed", "revision", b"revision", "time", b"time"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["registered", "declared", "change", "apply", "ended", "port_moved", "removed"] | None: ...
+    def HasField(self, field_name: typing.Literal["apply", b"apply", "cancelled", b"cancelled", "change", b"change", "declared", b"declared", "ended", b"ended", "kind", b"kind", "port_moved", b"port_moved", "registered", b"registered", "removed", b"removed", "scheduled", b"scheduled", "time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["apply", b"apply", "cancelled", b"cancelled", "change", b"change", "declared", b"declared", "ended", b"ended", "job", b"job", "kind", b"kind", "port_moved", b"port_moved", "registered", b"registered", "removed", b"removed", "revision", b"revision", "scheduled", b"scheduled", "time", b"time"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["registered", "declared", "change", "apply", "ended", "port_moved", "removed", "scheduled", "cancelled"] | None: ...
 
 global___Event = Event
 
@@ -1012,6 +1085,30 @@ class Declared(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["triggers", b"triggers", "variables", b"variables"]) -> None: ...
 
 global___Declared = Declared
+
+@typing.final
+class ChangeCancelled(google.protobuf.message.Message):
+    """A change that waited for its step does not wait any more."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SCHEDULED_REVISION_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    scheduled_revision: builtins.int
+    """The revision at which it was scheduled."""
+    actor: builtins.str
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        scheduled_revision: builtins.int = ...,
+        actor: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "reason", b"reason", "scheduled_revision", b"scheduled_revision"]) -> None: ...
+
+global___ChangeCancelled = ChangeCancelled
 
 @typing.final
 class JobEnded(google.protobuf.message.Message):

@@ -63,6 +63,11 @@ class ControlServiceStub(object):
                 request_serializer=livetune_dot_v1_dot_control__pb2.UndoChangeRequest.SerializeToString,
                 response_deserializer=livetune_dot_v1_dot_control__pb2.UndoChangeResponse.FromString,
                 _registered_method=True)
+        self.CancelChange = channel.unary_unary(
+                '/livetune.v1.ControlService/CancelChange',
+                request_serializer=livetune_dot_v1_dot_control__pb2.CancelChangeRequest.SerializeToString,
+                response_deserializer=livetune_dot_v1_dot_control__pb2.CancelChangeResponse.FromString,
+                _registered_method=True)
         self.StreamChanges = channel.stream_stream(
                 '/livetune.v1.ControlService/StreamChanges',
                 request_serializer=livetune_dot_v1_dot_control__pb2.StreamChangesRequest.SerializeToString,
@@ -132,6 +137,14 @@ class ControlServiceServicer(object):
 
     def UndoChange(self, request, context):
         """Undoes a change of one job: a new change that restores what it replaced. When it answers, the change is on disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelChange(self, request, context):
+        """Cancels a change that waits for its step. A program that is at that very step may take it all the same: then the
+        history has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,6 +222,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.UndoChange,
                     request_deserializer=livetune_dot_v1_dot_control__pb2.UndoChangeRequest.FromString,
                     response_serializer=livetune_dot_v1_dot_control__pb2.UndoChangeResponse.SerializeToString,
+            ),
+            'CancelChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelChange,
+                    request_deserializer=livetune_dot_v1_dot_control__pb2.CancelChangeRequest.FromString,
+                    response_serializer=livetune_dot_v1_dot_control__pb2.CancelChangeResponse.SerializeToString,
             ),
             'StreamChanges': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamChanges,
@@ -380,6 +398,33 @@ class ControlService(object):
             '/livetune.v1.ControlService/UndoChange',
             livetune_dot_v1_dot_control__pb2.UndoChangeRequest.SerializeToString,
             livetune_dot_v1_dot_control__pb2.UndoChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/livetune.v1.ControlService/CancelChange',
+            livetune_dot_v1_dot_control__pb2.CancelChangeRequest.SerializeToString,
+            livetune_dot_v1_dot_control__pb2.CancelChangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

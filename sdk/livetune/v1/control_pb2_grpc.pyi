@@ -55,6 +55,14 @@ class ControlServiceStub:
     ]
     """Undoes a change of one job: a new change that restores what it replaced. When it answers, the change is on disk."""
 
+    CancelChange: grpc.UnaryUnaryMultiCallable[
+        livetune.v1.control_pb2.CancelChangeRequest,
+        livetune.v1.control_pb2.CancelChangeResponse,
+    ]
+    """Cancels a change that waits for its step. A program that is at that very step may take it all the same: then the
+    history has it.
+    """
+
     StreamChanges: grpc.StreamStreamMultiCallable[
         livetune.v1.control_pb2.StreamChangesRequest,
         livetune.v1.control_pb2.StreamChangesResponse,
@@ -133,6 +141,14 @@ class ControlServiceAsyncStub:
         livetune.v1.control_pb2.UndoChangeResponse,
     ]
     """Undoes a change of one job: a new change that restores what it replaced. When it answers, the change is on disk."""
+
+    CancelChange: grpc.aio.UnaryUnaryMultiCallable[
+        livetune.v1.control_pb2.CancelChangeRequest,
+        livetune.v1.control_pb2.CancelChangeResponse,
+    ]
+    """Cancels a change that waits for its step. A program that is at that very step may take it all the same: then the
+    history has it.
+    """
 
     StreamChanges: grpc.aio.StreamStreamMultiCallable[
         livetune.v1.control_pb2.StreamChangesRequest,
@@ -222,6 +238,16 @@ class ControlServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[livetune.v1.control_pb2.UndoChangeResponse, collections.abc.Awaitable[livetune.v1.control_pb2.UndoChangeResponse]]:
         """Undoes a change of one job: a new change that restores what it replaced. When it answers, the change is on disk."""
+
+    @abc.abstractmethod
+    def CancelChange(
+        self,
+        request: livetune.v1.control_pb2.CancelChangeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[livetune.v1.control_pb2.CancelChangeResponse, collections.abc.Awaitable[livetune.v1.control_pb2.CancelChangeResponse]]:
+        """Cancels a change that waits for its step. A program that is at that very step may take it all the same: then the
+        history has it.
+        """
 
     @abc.abstractmethod
     def StreamChanges(

@@ -135,6 +135,7 @@ class SessionOpen(google.protobuf.message.Message):
     JOB_TOKEN_FIELD_NUMBER: builtins.int
     LATEST_ONLY_FIELD_NUMBER: builtins.int
     DECLARED_STORE_ID_FIELD_NUMBER: builtins.int
+    TAKES_SCHEDULED_FIELD_NUMBER: builtins.int
     job: builtins.str
     """jobs/{job}"""
     instance_id: builtins.str
@@ -151,6 +152,8 @@ class SessionOpen(google.protobuf.message.Message):
     """The store that last took this process's declarations; empty for a process that comes for the first time. If it is
     not the daemon's store (it was replaced, or restored from a backup), what the process uses stands.
     """
+    takes_scheduled: builtins.bool
+    """It can hold changes until their step. To others no change is sent that waits, and none is accepted for their jobs."""
     def __init__(
         self,
         *,
@@ -161,8 +164,9 @@ class SessionOpen(google.protobuf.message.Message):
         job_token: builtins.str = ...,
         latest_only: builtins.bool = ...,
         declared_store_id: builtins.str = ...,
+        takes_scheduled: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["after_revision", b"after_revision", "declared_store_id", b"declared_store_id", "instance_id", b"instance_id", "job", b"job", "job_token", b"job_token", "latest_only", b"latest_only", "rank", b"rank"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_revision", b"after_revision", "declared_store_id", b"declared_store_id", "instance_id", b"instance_id", "job", b"job", "job_token", b"job_token", "latest_only", b"latest_only", "rank", b"rank", "takes_scheduled", b"takes_scheduled"]) -> None: ...
 
 global___SessionOpen = SessionOpen
 
@@ -196,6 +200,7 @@ class VariableDeclaration(google.protobuf.message.Message):
 
     SPEC_FIELD_NUMBER: builtins.int
     CURRENT_FIELD_NUMBER: builtins.int
+    RESTORED_FIELD_NUMBER: builtins.int
     @property
     def spec(self) -> livetune.v1.types_pb2.VariableSpec: ...
     @property
@@ -204,16 +209,44 @@ class VariableDeclaration(google.protobuf.message.Message):
         while the job trained on) this becomes the desired value: a running job is never moved by a daemon that forgot.
         """
 
+    @property
+    def restored(self) -> global___Restored:
+        """Where `current` was taken up from, if from a checkpoint. It then becomes the desired value, unless a change set the
+        variable after that.
+        """
+
     def __init__(
         self,
         *,
         spec: livetune.v1.types_pb2.VariableSpec | None = ...,
         current: livetune.v1.types_pb2.Value | None = ...,
+        restored: global___Restored | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["current", b"current", "spec", b"spec"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["current", b"current", "spec", b"spec"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["current", b"current", "restored", b"restored", "spec", b"spec"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["current", b"current", "restored", b"restored", "spec", b"spec"]) -> None: ...
 
 global___VariableDeclaration = VariableDeclaration
+
+@typing.final
+class Restored(google.protobuf.message.Message):
+    """Where a value stood when a checkpoint was written."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    store_id: builtins.str
+    revision: builtins.int
+    """Revision of the newest record of the variable that the process had taken then; 0 if none."""
+    def __init__(
+        self,
+        *,
+        store_id: builtins.str = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["revision", b"revision", "store_id", b"store_id"]) -> None: ...
+
+global___Restored = Restored
 
 @typing.final
 class ApplyReport(google.protobuf.message.Message):
@@ -227,8 +260,13 @@ class ApplyReport(google.protobuf.message.Message):
     CHANGE_REVISION_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
     OUTCOMES_FIELD_NUMBER: builtins.int
+    SCHEDULED_REVISION_FIELD_NUMBER: builtins.int
     change_revision: builtins.int
     step: builtins.int
+    scheduled_revision: builtins.int
+    """In place of `change_revision`: the change was scheduled at this revision, and its step has come. The daemon makes a
+    change of it, and answers with its revision. It may name no outcomes: then it fired triggers only.
+    """
     @property
     def outcomes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[livetune.v1.types_pb2.Outcome]: ...
     def __init__(
@@ -237,8 +275,9 @@ class ApplyReport(google.protobuf.message.Message):
         change_revision: builtins.int = ...,
         step: builtins.int = ...,
         outcomes: collections.abc.Iterable[livetune.v1.types_pb2.Outcome] | None = ...,
+        scheduled_revision: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["change_revision", b"change_revision", "outcomes", b"outcomes", "step", b"step"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["change_revision", b"change_revision", "outcomes", b"outcomes", "scheduled_revision", b"scheduled_revision", "step", b"step"]) -> None: ...
 
 global___ApplyReport = ApplyReport
 
@@ -344,6 +383,8 @@ class SessionResponse(google.protobuf.message.Message):
     CHANGE_FIELD_NUMBER: builtins.int
     END_RECORDED_FIELD_NUMBER: builtins.int
     APPLY_RECORDED_FIELD_NUMBER: builtins.int
+    SCHEDULED_FIELD_NUMBER: builtins.int
+    SCHEDULED_CANCELLED_FIELD_NUMBER: builtins.int
     @property
     def opened(self) -> global___SessionOpened: ...
     @property
@@ -360,6 +401,14 @@ class SessionResponse(google.protobuf.message.Message):
     def apply_recorded(self) -> global___ApplyRecorded:
         """An apply was recorded: its report need not be repeated any more."""
 
+    @property
+    def scheduled(self) -> livetune.v1.types_pb2.Change:
+        """A change of the job that waits for its step."""
+
+    @property
+    def scheduled_cancelled(self) -> global___ScheduledCancelled:
+        """It does not wait any more."""
+
     def __init__(
         self,
         *,
@@ -368,10 +417,12 @@ class SessionResponse(google.protobuf.message.Message):
         change: livetune.v1.types_pb2.Change | None = ...,
         end_recorded: global___EndRecorded | None = ...,
         apply_recorded: global___ApplyRecorded | None = ...,
+        scheduled: livetune.v1.types_pb2.Change | None = ...,
+        scheduled_cancelled: global___ScheduledCancelled | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["apply_recorded", b"apply_recorded", "change", b"change", "declared", b"declared", "end_recorded", b"end_recorded", "message", b"message", "opened", b"opened"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["apply_recorded", b"apply_recorded", "change", b"change", "declared", b"declared", "end_recorded", b"end_recorded", "message", b"message", "opened", b"opened"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["opened", "declared", "change", "end_recorded", "apply_recorded"] | None: ...
+    def HasField(self, field_name: typing.Literal["apply_recorded", b"apply_recorded", "change", b"change", "declared", b"declared", "end_recorded", b"end_recorded", "message", b"message", "opened", b"opened", "scheduled", b"scheduled", "scheduled_cancelled", b"scheduled_cancelled"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["apply_recorded", b"apply_recorded", "change", b"change", "declared", b"declared", "end_recorded", b"end_recorded", "message", b"message", "opened", b"opened", "scheduled", b"scheduled", "scheduled_cancelled", b"scheduled_cancelled"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["opened", "declared", "change", "end_recorded", "apply_recorded", "scheduled", "scheduled_cancelled"] | None: ...
 
 global___SessionResponse = SessionResponse
 
@@ -382,6 +433,7 @@ class SessionOpened(google.protobuf.message.Message):
     STORE_ID_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     TAKES_METRICS_FIELD_NUMBER: builtins.int
+    SCHEDULED_REVISIONS_FIELD_NUMBER: builtins.int
     store_id: builtins.str
     revision: builtins.int
     """The store's last revision when the session opened. An `after_revision` beyond it ends the session with
@@ -390,14 +442,21 @@ class SessionOpened(google.protobuf.message.Message):
     """
     takes_metrics: builtins.bool
     """`metrics` may be sent. False from a daemon that does not know them."""
+    @property
+    def scheduled_revisions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The changes that wait for their step, by the revisions at which they were scheduled: all of them. Those that the
+        process has not seen follow.
+        """
+
     def __init__(
         self,
         *,
         store_id: builtins.str = ...,
         revision: builtins.int = ...,
         takes_metrics: builtins.bool = ...,
+        scheduled_revisions: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["revision", b"revision", "store_id", b"store_id", "takes_metrics", b"takes_metrics"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["revision", b"revision", "scheduled_revisions", b"scheduled_revisions", "store_id", b"store_id", "takes_metrics", b"takes_metrics"]) -> None: ...
 
 global___SessionOpened = SessionOpened
 
@@ -434,11 +493,14 @@ class VariableState(google.protobuf.message.Message):
     REVISION_FIELD_NUMBER: builtins.int
     FROM_CHANGE_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    SCHEDULED_REVISION_FIELD_NUMBER: builtins.int
     variable_id: builtins.str
     revision: builtins.int
     """Revision of the record that set `desired`; a change if `from_change`."""
     from_change: builtins.bool
     """True if `desired` comes from a change: it is to be applied and acknowledged like one."""
+    scheduled_revision: builtins.int
+    """As in that change."""
     @property
     def desired(self) -> livetune.v1.types_pb2.Value:
         """The value to use, unless the process has seen a later revision of this variable."""
@@ -455,9 +517,10 @@ class VariableState(google.protobuf.message.Message):
         revision: builtins.int = ...,
         from_change: builtins.bool = ...,
         error: global___DeclarationError | None = ...,
+        scheduled_revision: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["desired", b"desired", "error", b"error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["desired", b"desired", "error", b"error", "from_change", b"from_change", "revision", b"revision", "variable_id", b"variable_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["desired", b"desired", "error", b"error", "from_change", b"from_change", "revision", b"revision", "scheduled_revision", b"scheduled_revision", "variable_id", b"variable_id"]) -> None: ...
 
 global___VariableState = VariableState
 
@@ -526,14 +589,34 @@ class ApplyRecorded(google.protobuf.message.Message):
 
     CHANGE_REVISION_FIELD_NUMBER: builtins.int
     TRIGGER_ID_FIELD_NUMBER: builtins.int
+    SCHEDULED_REVISION_FIELD_NUMBER: builtins.int
     change_revision: builtins.int
     trigger_id: builtins.str
+    scheduled_revision: builtins.int
+    """As in the report."""
     def __init__(
         self,
         *,
         change_revision: builtins.int = ...,
         trigger_id: builtins.str = ...,
+        scheduled_revision: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["change_revision", b"change_revision", "trigger_id", b"trigger_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["change_revision", b"change_revision", "scheduled_revision", b"scheduled_revision", "trigger_id", b"trigger_id"]) -> None: ...
 
 global___ApplyRecorded = ApplyRecorded
+
+@typing.final
+class ScheduledCancelled(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SCHEDULED_REVISION_FIELD_NUMBER: builtins.int
+    scheduled_revision: builtins.int
+    """The revision at which it was scheduled."""
+    def __init__(
+        self,
+        *,
+        scheduled_revision: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["scheduled_revision", b"scheduled_revision"]) -> None: ...
+
+global___ScheduledCancelled = ScheduledCancelled

@@ -448,6 +448,7 @@ class Job(google.protobuf.message.Message):
     TRIGGERS_FIELD_NUMBER: builtins.int
     CLASSIC_PORT_FIELD_NUMBER: builtins.int
     WORLD_SIZE_FIELD_NUMBER: builtins.int
+    SCHEDULED_FIELD_NUMBER: builtins.int
     name: builtins.str
     """jobs/{job}"""
     state: global___JobState.ValueType
@@ -477,6 +478,10 @@ class Job(google.protobuf.message.Message):
     def variables(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Variable]: ...
     @property
     def triggers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Trigger]: ...
+    @property
+    def scheduled(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Change]:
+        """Changes that wait for their step, oldest first."""
+
     def __init__(
         self,
         *,
@@ -494,9 +499,10 @@ class Job(google.protobuf.message.Message):
         triggers: collections.abc.Iterable[global___Trigger] | None = ...,
         classic_port: builtins.int = ...,
         world_size: builtins.int = ...,
+        scheduled: collections.abc.Iterable[global___Change] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["ended_time", b"ended_time", "registered_time", b"registered_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["classic_port", b"classic_port", "end_message", b"end_message", "ended_time", b"ended_time", "name", b"name", "port", b"port", "ranks", b"ranks", "registered_time", b"registered_time", "revision", b"revision", "run", b"run", "state", b"state", "step", b"step", "triggers", b"triggers", "variables", b"variables", "world_size", b"world_size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["classic_port", b"classic_port", "end_message", b"end_message", "ended_time", b"ended_time", "name", b"name", "port", b"port", "ranks", b"ranks", "registered_time", b"registered_time", "revision", b"revision", "run", b"run", "scheduled", b"scheduled", "state", b"state", "step", b"step", "triggers", b"triggers", "variables", b"variables", "world_size", b"world_size"]) -> None: ...
 
 global___Job = Job
 
@@ -558,6 +564,7 @@ class Outcome(google.protobuf.message.Message):
     STATUS_FIELD_NUMBER: builtins.int
     EFFECTIVE_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    USED_FIELD_NUMBER: builtins.int
     variable_id: builtins.str
     trigger_id: builtins.str
     status: global___ApplyStatus.ValueType
@@ -565,6 +572,12 @@ class Outcome(google.protobuf.message.Message):
     @property
     def effective(self) -> global___Value:
         """The value the rank uses from here on. Not set for a trigger."""
+
+    @property
+    def used(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """What the first step after it really used, where the program knows: of a learning rate under a schedule, one number
+        for each parameter group. Empty otherwise.
+        """
 
     def __init__(
         self,
@@ -574,9 +587,10 @@ class Outcome(google.protobuf.message.Message):
         status: global___ApplyStatus.ValueType = ...,
         effective: global___Value | None = ...,
         reason: builtins.str = ...,
+        used: collections.abc.Iterable[builtins.float] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["effective", b"effective", "target", b"target", "trigger_id", b"trigger_id", "variable_id", b"variable_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["effective", b"effective", "reason", b"reason", "status", b"status", "target", b"target", "trigger_id", b"trigger_id", "variable_id", b"variable_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["effective", b"effective", "reason", b"reason", "status", b"status", "target", b"target", "trigger_id", b"trigger_id", "used", b"used", "variable_id", b"variable_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["target", b"target"]) -> typing.Literal["variable_id", "trigger_id"] | None: ...
 
 global___Outcome = Outcome
@@ -633,6 +647,8 @@ class Change(google.protobuf.message.Message):
     APPLIES_FIELD_NUMBER: builtins.int
     LAPSED_IDS_FIELD_NUMBER: builtins.int
     UNDONE_REVISION_FIELD_NUMBER: builtins.int
+    AT_STEP_FIELD_NUMBER: builtins.int
+    SCHEDULED_REVISION_FIELD_NUMBER: builtins.int
     revision: builtins.int
     job: builtins.str
     """jobs/{job}"""
@@ -642,6 +658,13 @@ class Change(google.protobuf.message.Message):
     """Why, in the words of whoever asked."""
     undone_revision: builtins.int
     """Revision of the change that this one undoes; 0 if it undoes none."""
+    at_step: builtins.int
+    """This change waits: it takes effect at the first safe point whose step is not below this one, and not before. It does
+    so as a change of its own, with a revision of its own, which names this one in `scheduled_revision`. 0 for a change
+    that does not wait.
+    """
+    scheduled_revision: builtins.int
+    """Revision at which this change was scheduled; 0 if it was made at once."""
     @property
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -671,8 +694,10 @@ class Change(google.protobuf.message.Message):
         applies: collections.abc.Iterable[global___Apply] | None = ...,
         lapsed_ids: collections.abc.Iterable[builtins.str] | None = ...,
         undone_revision: builtins.int = ...,
+        at_step: builtins.int = ...,
+        scheduled_revision: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "applies", b"applies", "assignments", b"assignments", "firings", b"firings", "job", b"job", "lapsed_ids", b"lapsed_ids", "reason", b"reason", "revision", b"revision", "time", b"time", "undone_revision", b"undone_revision"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "applies", b"applies", "assignments", b"assignments", "at_step", b"at_step", "firings", b"firings", "job", b"job", "lapsed_ids", b"lapsed_ids", "reason", b"reason", "revision", b"revision", "scheduled_revision", b"scheduled_revision", "time", b"time", "undone_revision", b"undone_revision"]) -> None: ...
 
 global___Change = Change
