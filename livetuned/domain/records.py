@@ -89,7 +89,8 @@ class Changed:
     undoes: int = 0
     """Revision of the change that this one undoes, 0 for none."""
     scheduled: int = 0
-    """Revision at which it was scheduled, 0 if it was made at once."""
+    """Revision at which it was scheduled, 0 if it was made at once. Of one that waits itself: the revision by which a
+    checkpoint had it waiting, 0 if it comes from none."""
 
 
 @dataclass(frozen=True, slots=True)

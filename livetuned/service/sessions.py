@@ -13,7 +13,7 @@ from enum import Enum
 from hashlib import sha256
 
 from livetuned.domain import decide, limits
-from livetuned.domain.decide import Declaration
+from livetuned.domain.decide import Declaration, Kept
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
 from livetuned.domain.job import Job
 from livetuned.domain.records import Applied, Outcome, Payload, PortMoved, Process, Registered
@@ -331,6 +331,34 @@ class Sessions:
         await self._engine.submit(session.job, decision)
         job = decide.check_registered(self._engine.job(session.job), session.job, session.rank, session.instance_id)
         return job, errors
+
+    async def reschedule(self, session: Session, kept: Kept) -> bool:
+        """Lets a change wait that a process took over from a checkpoint. One that can't is noted, and left out.
+
+        Returns:
+            Whether it waits.
+
+        Raises:
+            DomainError: NOT_REGISTERED, JOB_ENDED, or of the engine.
+        """
+        try:
+            await self._engine.submit(
+                session.job,
+                lambda job: decide.reschedule(
+                    decide.check_registered(job, session.job, session.rank, session.instance_id),
+                    session.rank,
+                    session.instance_id,
+                    kept,
+                ),
+            )
+        except DomainError as error:
+            if error.reason in (Reason.NOT_REGISTERED, Reason.JOB_ENDED, Reason.SHUTTING_DOWN):
+                raise
+            log.warning(
+                "job %s: a change of its checkpoint, for step %d, is left out: %s", session.job, kept.step, error
+            )
+            return False
+        return True
 
     async def report_due(self, session: Session, scheduled: int, step: int, outcomes: Sequence[Outcome]) -> int:
         """Makes the change of which a process says that its step has come, and records what it acknowledged.

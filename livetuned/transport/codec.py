@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from livetune.v1 import control_pb2, job_pb2, types_pb2
 from livetuned.domain import limits, names
-from livetuned.domain.decide import Declaration, Update, When
+from livetuned.domain.decide import Declaration, Kept, Update, When
 from livetuned.domain.errors import DomainError, Reason
 from livetuned.domain.job import Job, TriggerState, VariableState
 from livetuned.domain.records import (
@@ -203,6 +203,19 @@ def when_from_wire(request: control_pb2.SetVariablesRequest | control_pb2.FireTr
     if kind is None:
         return None
     return When(request.at_step) if kind == "at_step" else When(request.in_steps, relative=True)
+
+
+def kept_from_wire(message: types_pb2.Change) -> Kept:
+    """Reads a change that a checkpoint has waiting for its step."""
+    values = ((item.variable_id, value_from_wire(item.new_value)) for item in message.assignments)
+    return Kept(
+        revision=message.scheduled_revision,
+        step=message.at_step,
+        values=tuple((name, value) for name, value in values if value is not None),
+        triggers=tuple(item.trigger_id for item in message.firings),
+        actor=message.actor,
+        reason=message.reason,
+    )
 
 
 def process_from_wire(message: types_pb2.Process) -> Process:

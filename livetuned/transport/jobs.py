@@ -148,6 +148,11 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 logged = request.metrics
                 samples, count = codec.samples_from_wire(logged), len(logged.samples)
                 self._s.sessions.logged.take(session.source, samples, count, logged.refused)
+            elif kind == "reschedule":
+                kept = codec.kept_from_wire(request.reschedule)
+                if not await self._s.sessions.reschedule(session, kept):
+                    cancelled = job_pb2.ScheduledCancelled(scheduled_revision=kept.revision)
+                    await responses.put(job_pb2.SessionResponse(scheduled_cancelled=cancelled))
             elif kind == "end":
                 ending = request.end
                 await reports.join()

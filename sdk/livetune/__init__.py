@@ -23,6 +23,7 @@ from livetune._version import __version__
 if TYPE_CHECKING:
     from livetune.control import RunControl
     from livetune.errors import (
+        CheckpointError,
         DaemonUnreachableError,
         DeclarationError,
         EndpointError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AppliedChange",
+    "CheckpointError",
     "DaemonUnreachableError",
     "DeclarationError",
     "EndpointError",

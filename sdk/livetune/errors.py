@@ -8,6 +8,7 @@
     ├── EndpointError        (also ValueError)      the text of an endpoint cannot be read
     ├── DaemonUnreachableError (also ConnectionError) nobody answers at any endpoint
     ├── WireError            (also ValueError)      a message of the daemon cannot be understood
+    ├── CheckpointError      (also ValueError)      a job can't go on from what a checkpoint has of it
     ├── ReplayError          (also ValueError)      what was recorded can't be replayed, or nothing be recorded as asked
     └── Veto                                        raised by a program's own callback, to refuse a value
 
@@ -17,6 +18,7 @@ Nothing of this is ever raised by ``job.step()``, by reading a variable or by as
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointError",
     "DaemonUnreachableError",
     "DeclarationError",
     "EndpointError",
@@ -60,6 +62,10 @@ class DaemonUnreachableError(LiveTuneError, ConnectionError):
 
 class WireError(LiveTuneError, ValueError):
     """A message or resource name of the daemon cannot be understood."""
+
+
+class CheckpointError(LiveTuneError, ValueError):
+    """What a checkpoint has of a job can't be read, or is not allowed by what the program declares now."""
 
 
 class ReplayError(LiveTuneError, ValueError):

@@ -16,9 +16,10 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from livetune import messages as m
+from livetune.checkpoint import Checkpoint
 from livetune.driver import Driver, Identity
 from livetune.endpoints import parse_endpoint
-from livetune.errors import DeclarationError, JobExistsError, JobFinishedError
+from livetune.errors import CheckpointError, DeclarationError, JobExistsError, JobFinishedError
 from livetune.files import chosen_files
 from livetune.logged import Logged
 from livetune.messages import AppliedChange
@@ -177,6 +178,8 @@ class Job:
         # What was recorded has been judged: a replay does not ask the program again.
         self._session = replay or Session(self._judge, self._logged)
         self._page = Page()
+        self._checkpoint: Checkpoint | None = None
+        """The one that the program went on from."""
         self._reactions: list[tuple[Variable[Any], Scalar, Scalar]] = []
         """Variables that were given values at this safe point, with the value and the one before."""
         self._applying: int | None = None
@@ -304,12 +307,24 @@ class Job:
         )
         with self._lock:
             if self._declares(spec):
-                self._variables[name] = Variable(spec, spec.initial, shared=self._page)
+                self._variables[name] = Variable(spec, spec.initial, shared=self._page, witness=self._witness)
                 if not self._follows:
                     self._do(self._session.handle(m.VariableDeclared(spec)))
+                    self._restore_late(spec)
                 elif name in self._values:
                     self._assign(self._values.pop(name))
             return self._variables[name]
+
+    def _restore_late(self, spec: VariableSpec) -> None:
+        """Give a variable that is declared after a checkpoint was loaded the value that it has there."""
+        if self._checkpoint is None or spec.name not in self._checkpoint.variables:
+            return
+        try:
+            self._checkpoint.check([spec])
+        except CheckpointError as error:
+            log.warning("job %s: %s", self._name, error)
+        else:
+            self._do(self._session.handle(self._checkpoint.restored([spec.name], scheduled=False)))
 
     def trigger(self, name: str, *, doc: str = "") -> Trigger:
         """Declare an event that a person fires: ``if save(): ...`` is True once per firing.
@@ -365,6 +380,79 @@ class Job:
         self._step = self._step + 1 if step is None else _checked_step(step)
         if self._pending:
             self._apply()
+
+    # -- checkpoints --
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restarted program needs in order to go on: values, step, and changes that wait for their step.
+
+        Plain dictionaries, lists, text and numbers. Save it in the checkpoint, beside the states of model and optimizer
+        (and of what `livetune.torch.bind` returned); `load_state_dict` takes it.
+        """
+        with self._lock:
+            session = self._session
+            return Checkpoint(
+                job=self._name,
+                store_id=session.store_id,
+                run=session.run,
+                step=self._step,
+                variables={
+                    name: (variable.value, 0 if self._follows else session.revision_of(name))
+                    for name, variable in self._variables.items()
+                },
+                scheduled=tuple(session.agenda),
+            ).to_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint: values, step and waiting changes are where they were.
+
+        What was changed after the checkpoint was written wins, and the log says so: at once if it is known here
+        already, else when the daemon tells. ``step()`` counts on from the checkpoint's step. Variables that the
+        checkpoint does not have keep their values; one that is declared later takes its value then.
+
+        Call it before the first step; or between any two, to go back to an earlier checkpoint. With
+        ``init(..., ranks=...)`` it is a collective call: every rank makes it, and rank 0's checkpoint counts.
+
+        Args:
+            state: What `state_dict` returned, in this program or in another of the same variables.
+
+        Raises:
+            CheckpointError: It can't be read, is of another version, or has a value that a declaration does not allow
+                now. Nothing has changed then.
+            JobFinishedError: The job has ended.
+        """
+        if self._finished:
+            raise JobFinishedError(f"job {self._name!r} has ended: it can't go on from a checkpoint")
+        told: object = None
+        if not self._follows:
+            try:
+                checkpoint = Checkpoint.from_dict(state)
+                checkpoint.check(variable.spec for variable in self._variables.values())
+                told = checkpoint, self._restore(checkpoint)
+            except CheckpointError as error:
+                told = error
+        if self._ranks is not None:
+            # Rank 0 knows what is newer than the checkpoint, and all use what it uses. A refusal is for all, too.
+            told = self._ranks.tell(told)
+        if isinstance(told, CheckpointError):
+            raise told
+        if self._follows:
+            checkpoint, assigned = cast("tuple[Checkpoint, list[m.Action]]", told)
+            self._resume(checkpoint, assigned)
+
+    def _restore(self, checkpoint: Checkpoint) -> list[m.Action]:
+        """Go on from a checkpoint; return what is assigned."""
+        with self._lock:
+            names = self._variables.keys() & checkpoint.variables.keys()
+            actions = self._session.handle(checkpoint.restored(names, scheduled=True))
+            self._resume(checkpoint, actions)
+            return [action for action in actions if isinstance(action, m.Assign)]
+
+    def _resume(self, checkpoint: Checkpoint, actions: list[m.Action]) -> None:
+        with self._lock:
+            self._step = checkpoint.step
+            self._checkpoint = checkpoint
+            self._do(actions)
 
     def log(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
         """Log numbers of the training, for whoever watches it: ``job.log(loss=loss, accuracy=0.9)``.
@@ -481,6 +569,11 @@ class Job:
             self._pending = False
         if driver is not None:
             driver.stop(STOP_SECONDS)
+
+    def _witness(self, event: m.Witnessed | m.Used) -> None:
+        if not self._follows:  # what rank 0 acknowledges stands for all
+            with self._lock:
+                self._do(self._session.handle(event))
 
     def _consume(self, trigger: str) -> None:
         with self._lock:

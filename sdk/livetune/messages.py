@@ -38,11 +38,21 @@ class Open:
 
 
 @dataclass(frozen=True)
+class Position:
+    """Where a variable stood: the newest record of it that had been taken."""
+
+    store_id: str
+    revision: int
+
+
+@dataclass(frozen=True)
 class Declare:
     """Variables with the value in use, and triggers."""
 
     variables: tuple[tuple[VariableSpec, Scalar], ...]
     triggers: tuple[TriggerSpec, ...]
+    restored: tuple[tuple[str, Position], ...] = ()
+    """By name: those of the values that come from a checkpoint, and where they stood then."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,8 @@ class Outcome:
     effective: Scalar | None = None
     """The value in use from here on; None for a trigger."""
     reason: str = ""
+    used: tuple[float, ...] = ()
+    """What the first step after it really used, where the program knows."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,8 @@ class Report:
     step: int
     outcomes: tuple[Outcome, ...]
     trigger: str = ""
+    scheduled: bool = False
+    """`revision` is the one at which the change was scheduled: its step has come, and the daemon is to make it."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,27 @@ class Metrics:
     refused: int
 
 
-Message = Open | Declare | Report | Progress | Metrics | End
+@dataclass(frozen=True)
+class ScheduledChange:
+    """A change that waits for its step. A value is None where one was sent that can't be read."""
+
+    revision: int
+    """At which it was scheduled."""
+    step: int
+    assignments: tuple[tuple[str, Scalar | None], ...] = ()
+    firings: tuple[str, ...] = ()
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True)
+class Reschedule:
+    """A change that a checkpoint has waiting, and of which the daemon does not know in this run."""
+
+    change: ScheduledChange
+
+
+Message = Open | Declare | Report | Progress | Metrics | Reschedule | End
 
 # --- Events -----------------------------------------------------------------------------------------------------------
 
@@ -151,6 +185,35 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Restored:
+    """The program goes on from a checkpoint."""
+
+    store_id: str
+    """The store that its revisions belong to; "" if it never had one."""
+    run: int
+    variables: tuple[tuple[str, Scalar, int], ...]
+    """Name, value, and revision of the newest record of it that had been taken; only of variables that are declared."""
+    scheduled: tuple[ScheduledChange, ...]
+    step: int
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """The program tells what the first step after a change of a variable really used: somebody more, or less, does."""
+
+    name: str
+    more: bool
+
+
+@dataclass(frozen=True)
+class Used:
+    """The first step after a change of a variable used this, by parameter group."""
+
+    name: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Registered:
     """The daemon registered this process."""
 
@@ -168,6 +231,8 @@ class Opened:
     revision: int
     takes_metrics: bool = False
     """The daemon keeps what programs log; an older one would end the stream."""
+    scheduled: tuple[int, ...] = ()
+    """All changes that wait for their step, by the revisions at which they were scheduled."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +244,8 @@ class VariableAnswer:
     revision: int
     from_change: bool
     error: str = ""
+    scheduled: int = 0
+    """If it comes from a change that had waited for its step: the revision at which that was scheduled."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +274,24 @@ class ChangeReceived:
     firings: tuple[str, ...] = ()
     reason: str = ""
     actor: str = ""
+    scheduled: int = 0
+    """Revision at which it was scheduled, 0 if it was made at once."""
+
+
+@dataclass(frozen=True)
+class ScheduledReceived:
+    """A change of this job that waits for its step."""
+
+    change: ScheduledChange
+    restores: int = 0
+    """It is the one that this process had rescheduled, known there by this revision."""
+
+
+@dataclass(frozen=True)
+class ScheduledCancelled:
+    """It does not wait any more."""
+
+    revision: int
 
 
 @dataclass(frozen=True)
@@ -214,7 +299,10 @@ class ReportRecorded:
     """The daemon has a report on disk."""
 
     revision: int
+    """Of the change; 0 if it made none of one that was scheduled."""
     trigger: str = ""
+    scheduled: int = 0
+    """As in the report, if that was of a change whose step had come; 0 otherwise."""
 
 
 @dataclass(frozen=True)
@@ -229,8 +317,20 @@ class Disconnected:
     position_refused: bool = False
 
 
-ProgramEvent = VariableDeclared | TriggerDeclared | SafePoint | FiringConsumed | Tick | Finish
-DaemonEvent = Registered | Opened | Declared | ChangeReceived | ReportRecorded | EndRecorded | Disconnected
+ProgramEvent = (
+    VariableDeclared | TriggerDeclared | SafePoint | FiringConsumed | Restored | Witnessed | Used | Tick | Finish
+)
+DaemonEvent = (
+    Registered
+    | Opened
+    | Declared
+    | ChangeReceived
+    | ScheduledReceived
+    | ScheduledCancelled
+    | ReportRecorded
+    | EndRecorded
+    | Disconnected
+)
 Event = ProgramEvent | DaemonEvent
 
 # --- Actions ----------------------------------------------------------------------------------------------------------
@@ -245,7 +345,9 @@ class Send:
 
 @dataclass(frozen=True)
 class Pending:
-    """There is something to do at the next safe point."""
+    """There is something to do at the next safe point, or at the first one that is not before a step."""
+
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -277,8 +379,8 @@ class AppliedChange:
     """A change that took effect in this process.
 
     Attributes:
-        revision: revision of the change; 0 if the value was taken over from the run that this process continues, and no
-            change had set it.
+        revision: revision of the change, or that at which it was scheduled; 0 if the value was taken over from the run
+            that this process continues, and no change had set it.
         step: the job's step at whose safe point it took effect.
         values: old and new value per variable.
         reason: why, in the words of whoever asked.

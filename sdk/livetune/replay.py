@@ -10,6 +10,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 from livetune import messages as m
+from livetune.agenda import Agenda
 from livetune.errors import DeclarationError
 from livetune.records import Entry, Recording, read
 from livetune.specs import Scalar, TriggerSpec, VariableSpec
@@ -26,6 +27,8 @@ class Replay:
 
     connected = False
     """There is no daemon."""
+    run = 0
+    """Nor a run that it counts."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
@@ -44,6 +47,8 @@ class Replay:
         for entry in self._entries:
             for name in entry.values or (entry.trigger,):
                 self._of[name].append(entry)
+        self.agenda = Agenda()
+        """What waits for its step: nothing, the record has what became of it."""
         self.store_id = recording.store_id
         """The store that the newest revision given belongs to; "" if it is not known."""
 
@@ -59,6 +64,10 @@ class Replay:
             ReplayError: It can't be replayed; the message has file and line, the rule and the value.
         """
         return cls(read(path, rank))
+
+    def revision_of(self, name: str) -> int:  # noqa: ARG002 - as the session's
+        """There is no store that a revision could belong to."""
+        return 0
 
     @property
     def path(self) -> str:
@@ -97,7 +106,16 @@ class Replay:
         if isinstance(event, m.TriggerDeclared):
             self._triggers.add(event.spec.name)
             return self._release(event.spec.name)
+        if isinstance(event, m.Restored):
+            return self._restored(event)
         return []
+
+    def _restored(self, event: m.Restored) -> list[m.Action]:
+        actions: list[m.Action] = []
+        for name, value, _ in event.variables:
+            old, self._values[name] = self._values[name], value
+            actions.append(m.Assign(name, value, 0, event.step, old != value, inherited=True))
+        return actions
 
     def _variable_declared(self, spec: VariableSpec) -> list[m.Action]:
         self._values[spec.name] = spec.initial

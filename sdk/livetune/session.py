@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
 from livetune import messages as m
+from livetune.agenda import Agenda, Waiting
 from livetune.logged import Logged
 from livetune.specs import MAX_DECLARATION_BYTES, Scalar, TriggerSpec, VariableSpec
+from livetune.witnesses import Key, Witnesses
 
 __all__ = ["Session"]
 
@@ -29,6 +31,13 @@ class _Variable:
     """Revision of the newest record that was taken or refused, in the daemon's present store."""
     refused: bool = False
     """The daemon refused the declaration: nothing can change the variable."""
+    changed: int = 0
+    """Revision of the change that the value comes from, in the daemon's present store; that at which it was scheduled
+    while the daemon has told no other; 0 if it comes from none."""
+    asked: int = 0
+    """How many of its declarations on this stream are not answered yet."""
+    restored: m.Position | None = None
+    """Where its value stood in the checkpoint that it comes from, until the daemon knows."""
 
 
 @dataclass
@@ -41,20 +50,6 @@ class _Trigger:
     ahead: set[int] = field(default_factory=set)
     """Revisions of firings that came with an answer and are recorded already, but whose change is still to come."""
     refused: bool = False
-
-
-@dataclass
-class _Waiting:
-    """A change that waits for the safe point."""
-
-    assignments: dict[str, Scalar | None] = field(default_factory=dict)
-    firings: list[str] = field(default_factory=list)
-    reason: str = ""
-    actor: str = ""
-    report: bool = True
-    """False for a value taken over that no change had set: there is nothing to acknowledge."""
-    from_answer: bool = False
-    """A part of it came as the answer to a declaration; other parts may come with the answers still to come."""
 
 
 @dataclass
@@ -90,12 +85,15 @@ class Session:
         """The daemon of this stream keeps what programs log."""
         self._variables: dict[str, _Variable] = {}
         self._triggers: dict[str, _Trigger] = {}
-        self._waiting: dict[int, _Waiting] = {}
-        self._outbox: dict[tuple[int, str, tuple[str, ...]], m.Report] = {}
+        self._waiting: dict[int, Waiting] = {}
+        self._agenda = Agenda()
+        self._outbox: dict[Key, m.Report] = {}
         """By revision, trigger and names: what is declared later takes up its part of a change later."""
+        self._witnesses = Witnesses()
         self._unanswered = 0
         """Declarations on this stream that the daemon has not answered yet."""
         self._store_id = ""
+        self._run = 0
         self._declared_store_id = ""
         """The store that last took what this process declared: its values come from there."""
         self._received = 0
@@ -109,12 +107,17 @@ class Session:
             m.TriggerDeclared: self._trigger_declared,
             m.SafePoint: self._safe_point,
             m.FiringConsumed: self._firing_consumed,
+            m.Restored: self._restored,
+            m.Witnessed: self._witnessed,
+            m.Used: self._used,
             m.Tick: self._tick,
             m.Finish: self._finish,
             m.Registered: self._registered,
             m.Opened: self._opened,
             m.Declared: self._declared,
             m.ChangeReceived: self._change_received,
+            m.ScheduledReceived: self._scheduled_received,
+            m.ScheduledCancelled: self._scheduled_cancelled,
             m.ReportRecorded: self._report_recorded,
             m.EndRecorded: self._end_recorded,
             m.Disconnected: self._disconnected,
@@ -129,6 +132,20 @@ class Session:
     def store_id(self) -> str:
         """The daemon's store that revisions belong to; "" before the first registration."""
         return self._store_id
+
+    @property
+    def run(self) -> int:
+        """The how-manieth run of the job this is; 0 before the first registration."""
+        return self._run
+
+    @property
+    def agenda(self) -> Agenda:
+        """The changes that wait for their step; to be read only."""
+        return self._agenda
+
+    def revision_of(self, name: str) -> int:
+        """Return the revision of the newest record of a declared variable that was taken."""
+        return self._variables[name].seen
 
     @property
     def unreported(self) -> int:
@@ -146,7 +163,7 @@ class Session:
             AssertionError: It does not.
         """
         for trigger in self._triggers.values():
-            visible = [revision for revision in trigger.visible if revision]
+            visible = [rev for rev in trigger.visible if rev and not self._agenda.is_unsettled(rev)]
             assert set(visible) <= trigger.seen  # noqa: S101
             assert visible == sorted(set(visible))  # noqa: S101
         assert not (self._open and not self._store_id)  # noqa: S101
@@ -169,14 +186,25 @@ class Session:
             return []  # said when the stream opens
         messages = _split(variables, triggers)
         self._unanswered += len(messages)
-        return [m.Send(message) for message in messages]
+        actions: list[m.Action] = []
+        for message in messages:
+            states = [self._variables[spec.name] for spec, _ in message.variables]
+            for state in states:
+                state.asked += 1
+            restored = tuple((state.spec.name, state.restored) for state in states if state.restored is not None)
+            actions.append(m.Send(replace(message, restored=restored)))
+        return actions
 
     def _safe_point(self, event: m.SafePoint) -> list[m.Action]:
-        waiting = sorted(self._waiting.items())
+        waiting = sorted(item for item in self._waiting.items() if item[1].step <= event.step)
+        if self._agenda.unsettled:
+            waiting = []
         if self._unanswered:
             # A change that comes in the answers to several declarations is whole when the last answer is there, and
             # what follows it must not overtake it.
             waiting = list(takewhile(lambda item: not item[1].from_answer, waiting))
+        # What was scheduled takes its place in the order when its step has come: behind all that is there.
+        waiting += self._agenda.due(event.step)
         in_use = {name: variable.value for name, variable in self._variables.items()}
         winners: dict[str, int] = {}
         verdicts = []
@@ -186,20 +214,33 @@ class Session:
             in_use.update(verdict.values)
             winners.update(dict.fromkeys(verdict.values, revision))
         # Nothing was done so far: if a callback was interrupted, all of it is still there at the next safe point.
-        for revision, _ in waiting:
-            del self._waiting[revision]
-        actions: list[m.Action] = [m.Pending()] if self._waiting else []
+        for revision, change in waiting:
+            if change.scheduled:
+                self._agenda.done(revision)
+            else:
+                del self._waiting[revision]
+        actions = self._more_waits(event.step)
         for revision, change, verdict in verdicts:
             actions += self._take_effect(revision, change, event.step, verdict, winners, in_use)
         return actions
 
-    def _verdict(self, revision: int, change: _Waiting, in_use: Mapping[str, Scalar]) -> _Verdict:
+    def _more_waits(self, step: int) -> list[m.Action]:
+        actions: list[m.Action] = []
+        if any(change.step <= step for change in self._waiting.values()):
+            actions.append(m.Pending())
+        steps = [change.step for change in self._waiting.values() if change.step > step]
+        if self._agenda:
+            steps.append(self._agenda.next_step)
+        return [*actions, m.Pending(min(steps))] if steps else actions
+
+    def _verdict(self, revision: int, change: Waiting, in_use: Mapping[str, Scalar]) -> _Verdict:
         """Say what a change comes to after the ones before it: all of its values, or none."""
         verdict = _Verdict()
         refused = ""
         for name, value in change.assignments.items():
             refusal = self._refusal(name, value)
-            if refusal is None and value is not None and revision > self._variables[name].seen:
+            in_order = change.scheduled or (name in self._variables and revision > self._variables[name].seen)
+            if refusal is None and value is not None and in_order:
                 judged = self._judge(name, value, in_use[name])
                 if not isinstance(judged, m.Refusal):
                     verdict.values[name] = judged
@@ -218,7 +259,7 @@ class Session:
     def _take_effect(
         self,
         revision: int,
-        change: _Waiting,
+        change: Waiting,
         step: int,
         verdict: _Verdict,
         winners: Mapping[str, int],
@@ -230,7 +271,7 @@ class Session:
         of = revision if change.report else 0
         for name in change.assignments:
             variable = self._variables.get(name)
-            if variable is not None:
+            if variable is not None and not change.scheduled:
                 variable.seen = max(variable.seen, revision)  # what is refused is not asked again after a break
             if name in verdict.refusals:
                 outcomes.append(m.Outcome(name, m.Status.REFUSED, in_use.get(name), verdict.refusals[name]))
@@ -238,16 +279,26 @@ class Session:
                 outcomes.append(m.Outcome(name, m.Status.SUPERSEDED, in_use.get(name)))
             else:
                 old, variable.value = variable.value, in_use[name]
+                variable.changed = of
+                variable.restored = None
                 actions.append(m.Assign(name, variable.value, of, step, old != variable.value, change.from_answer))
                 outcomes.append(m.Outcome(name, m.Status.APPLIED, variable.value))
                 values[name] = (old, variable.value)
         if values:
             actions.append(m.Record(m.AppliedChange(of, step, values, change.reason, change.actor)))
         for name in change.firings:
-            insort(self._triggers[name].visible, revision)
+            trigger = self._triggers.get(name)
+            if trigger is None:
+                continue
+            if change.scheduled:
+                # What the daemon can't be told of has no revision there.
+                trigger.visible.append(0 if change.strange else revision)
+                trigger.seen.update(() if change.strange else (revision,))
+            else:
+                insort(trigger.visible, revision)
             actions.append(m.Show(name, 1, revision, change.reason, change.actor))
-        if outcomes and change.report:
-            actions += self._report(m.Report(revision, step, tuple(outcomes)))
+        if (outcomes or change.scheduled) and change.report and not change.strange:
+            actions += self._report(m.Report(revision, step, tuple(outcomes), scheduled=change.scheduled))
         return actions
 
     def _refusal(self, name: str, value: Scalar | None) -> str | None:
@@ -266,13 +317,57 @@ class Session:
         return self._report(m.Report(revision, event.step, (outcome,), event.trigger))
 
     def _report(self, report: m.Report) -> list[m.Action]:
-        self._outbox[report.revision, report.trigger, tuple(outcome.name for outcome in report.outcomes)] = report
-        return self._if_open(report)
+        key = _key(report)
+        self._outbox[key] = report
+        if report.trigger:
+            # A firing of a change whose revision is not known yet is reported when it is.
+            return [] if self._agenda.is_unsettled(report.revision) else self._if_open(report)
+        applied = [outcome.name for outcome in report.outcomes if outcome.status is m.Status.APPLIED]
+        return [] if self._witnesses.hold(key, applied) else self._if_open(report)
+
+    def _send_reports(self, keys: Iterable[Key]) -> list[m.Action]:
+        return [action for key in keys if key in self._outbox for action in self._if_open(self._outbox[key])]
+
+    def _witnessed(self, event: m.Witnessed) -> list[m.Action]:
+        self._witnesses.promise(event.name, more=event.more)
+        return []
+
+    def _used(self, event: m.Used) -> list[m.Action]:
+        for key in self._witnesses.waiting_for(event.name):
+            report = self._outbox.get(key)
+            if report is not None:
+                outcomes = tuple(
+                    replace(outcome, used=event.values) if outcome.name == event.name else outcome
+                    for outcome in report.outcomes
+                )
+                self._outbox[key] = replace(report, outcomes=outcomes)
+        return self._send_reports(self._witnesses.told(event.name))
+
+    def _restored(self, event: m.Restored) -> list[m.Action]:
+        actions: list[m.Action] = []
+        taken: list[tuple[VariableSpec, Scalar]] = []
+        same = event.store_id == self._store_id
+        for name, value, revision in event.variables:
+            variable = self._variables[name]
+            if variable.changed and (not same or variable.changed > revision):
+                actions.append(m.Warn(_wins(name, variable.value, variable.changed, value)))
+                continue
+            for change in self._waiting.values():
+                if not change.report:  # what was declared before the checkpoint was read
+                    change.assignments.pop(name, None)
+            old, variable.value = variable.value, value
+            variable.restored = m.Position(event.store_id, revision)
+            taken.append((variable.spec, value))
+            actions.append(m.Assign(name, value, revision, event.step, old != value, inherited=True))
+        actions += self._declare(tuple(taken), ())
+        told = self._agenda.restore(event.scheduled, event.store_id, event.run)
+        actions += [m.Send(m.Reschedule(change)) for change in told]
+        return actions + ([m.Pending(self._agenda.next_step)] if self._agenda else [])
 
     def _tick(self, event: m.Tick) -> list[m.Action]:
         if not self._open:
             return []
-        actions = self._metrics()
+        actions = [*self._metrics(), *self._send_reports(self._witnesses.tick())]
         if event.step != self._told_step:
             self._told_step = event.step
             actions.append(m.Send(m.Progress(event.step)))
@@ -287,7 +382,8 @@ class Session:
 
     def _finish(self, event: m.Finish) -> list[m.Action]:
         self._end = m.End(event.failed, event.message, event.step)
-        return [*(self._metrics() if self._open else ()), *self._if_open(self._end)]
+        reports = self._send_reports(self._witnesses.let_go())
+        return [*reports, *(self._metrics() if self._open else ()), *self._if_open(self._end)]
 
     def _if_open(self, message: m.Message) -> list[m.Action]:
         # What is not sent now is said when the stream opens.
@@ -296,25 +392,31 @@ class Session:
     # -- the daemon --
 
     def _registered(self, event: m.Registered) -> list[m.Action]:
+        actions: list[m.Action] = []
+        self._run = event.run
+        if self._agenda.registered(event.store_id, event.run):
+            actions.append(m.Warn("the daemon has another store now: changes that waited for their step are forgotten"))
         if event.store_id != self._store_id:
             self._forget_store()
             self._store_id = event.store_id
             self._received = event.revision
-        return [m.Send(m.Open(self._received, self._declared_store_id))]
+        return [*actions, m.Send(m.Open(self._received, self._declared_store_id))]
 
     def _forget_store(self) -> None:
         # Revisions of another store mean nothing in this one. Values stay: the daemon learns them from declarations.
         for variable in self._variables.values():
-            variable.seen = 0
+            variable.seen = variable.changed = 0
             variable.refused = False
         for trigger in self._triggers.values():
             # Shown firings can still be consumed; there is nobody left who could be told.
-            trigger.visible = deque(0 for _ in trigger.visible)
-            trigger.seen = set()
+            unsettled = set(filter(self._agenda.is_unsettled, trigger.seen))
+            trigger.visible = deque(rev if rev in unsettled else 0 for rev in trigger.visible)
+            trigger.seen = unsettled
             trigger.ahead = set()
             trigger.refused = False
         self._waiting.clear()
-        self._outbox.clear()
+        # What comes from a checkpoint of this very run can be told still.
+        self._outbox = {k: report for k, report in self._outbox.items() if self._agenda.is_unsettled(report.revision)}
 
     def _opened(self, event: m.Opened) -> list[m.Action]:
         self._open = True
@@ -324,12 +426,21 @@ class Session:
         self._told_step = -1
         self._unanswered = 0
         actions: list[m.Action] = []
+        self._witnesses.let_go()
+        rescheduled = self._agenda.opened(event.scheduled)
+        for state in self._variables.values():
+            state.asked = 0
         if self._variables or self._triggers:
             variables = tuple((variable.spec, variable.value) for variable in self._variables.values())
             triggers = tuple(trigger.spec for trigger in self._triggers.values())
             actions += self._declare(variables, triggers)
         self._known = not self._unanswered
-        actions += [m.Send(report) for report in self._outbox.values()]
+        actions += [m.Send(m.Reschedule(change)) for change in rescheduled]
+        actions += [
+            m.Send(report)
+            for report in self._outbox.values()
+            if not (report.trigger and self._agenda.is_unsettled(report.revision))
+        ]
         if self._end is not None:
             actions += [*self._metrics(), m.Send(self._end)]
         return actions
@@ -350,16 +461,24 @@ class Session:
         variable = self._variables.get(answer.name)
         if variable is None:
             return []
+        variable.asked = max(0, variable.asked - 1)
         if answer.error:
             told, variable.refused = variable.refused, True
             text = f"{answer.error}; {answer.name!r} works in this process, but can't be changed"
             return [] if told else [m.Warn(text)]
+        # An answer to what was declared before a checkpoint was read says nothing of the value that was in there.
+        last, restored = not variable.asked, variable.restored
+        actions: list[m.Action] = []
         if answer.revision > variable.seen:
-            if answer.from_change or answer.desired != variable.value:
+            if answer.from_change or (last and answer.desired != variable.value):
                 self._take_over(answer)
-            else:
+                if last and restored is not None and answer.desired != variable.value:
+                    actions.append(m.Warn(_wins(answer.name, answer.desired, answer.revision, variable.value)))
+            elif last:
                 variable.seen = answer.revision
-        return []
+        if last:
+            variable.restored = None
+        return actions
 
     def _trigger_answered(self, answer: m.TriggerAnswer) -> list[m.Action]:
         trigger = self._triggers.get(answer.name)
@@ -373,22 +492,27 @@ class Session:
         return [] if told else [m.Warn(f"{answer.error}; {answer.name!r} can't be fired")]
 
     def _take_over(self, answer: m.VariableAnswer) -> None:
-        waiting = self._waiting.setdefault(answer.revision, _Waiting(report=answer.from_change))
+        waiting = self._waiting.setdefault(answer.revision, Waiting(report=answer.from_change))
         waiting.from_answer = True
+        waiting.step = self._agenda.ahead(answer.scheduled)
         waiting.assignments.setdefault(answer.name, answer.desired)
 
     def _take_firing(self, name: str, revision: int) -> None:
         trigger = self._triggers.get(name)
         if trigger is not None and revision not in trigger.seen | trigger.ahead:
             trigger.seen.add(revision)
-            self._waiting.setdefault(revision, _Waiting()).firings.append(name)
+            self._waiting.setdefault(revision, Waiting()).firings.append(name)
 
     def _change_received(self, event: m.ChangeReceived) -> list[m.Action]:
         if event.revision <= self._received:
             return []
         self._received = event.revision
-        waiting = self._waiting.setdefault(event.revision, _Waiting())
+        actions = self._settle(event.scheduled, event.revision)
+        waiting = self._waiting.setdefault(event.revision, Waiting())
         waiting.reason, waiting.actor = event.reason, event.actor
+        if event.scheduled:
+            # Another rank was at its step before this one: here it takes effect at that step as well.
+            waiting.step = max(waiting.step, self._agenda.take(event.scheduled))
         for name, value in event.assignments:
             variable = self._variables.get(name)
             # Taken over with the declaration's answer already, and reported then.
@@ -398,11 +522,58 @@ class Session:
             self._take_firing(name, event.revision)
             if name in self._triggers:
                 self._triggers[name].ahead.discard(event.revision)
-        return [m.Pending()]
+        return [*actions, m.Pending(waiting.step)]
+
+    def _scheduled_received(self, event: m.ScheduledReceived) -> list[m.Action]:
+        self._agenda.put(event)
+        return [m.Pending(event.change.step)]
+
+    def _scheduled_cancelled(self, event: m.ScheduledCancelled) -> list[m.Action]:
+        self._agenda.take(event.revision)
+        return []
+
+    def _settle(self, scheduled: int, revision: int) -> list[m.Action]:
+        """Learn the revision of a change that was scheduled, if it took effect here before the daemon made it.
+
+        Args:
+            scheduled: Revision at which it was scheduled, 0 for none.
+            revision: Its own; 0 if the daemon could not make it.
+        """
+        if not self._agenda.settled(scheduled):
+            return []
+        for key, report in list(self._outbox.items()):
+            if report.revision == scheduled and report.scheduled:
+                for outcome in report.outcomes:
+                    self._settle_outcome(outcome, scheduled, revision)
+            elif report.revision == scheduled:
+                del self._outbox[key]
+                if revision:
+                    settled = replace(report, revision=revision)
+                    self._outbox[_key(settled)] = settled
+        for trigger in self._triggers.values():
+            if scheduled in trigger.seen:
+                trigger.seen.remove(scheduled)
+                trigger.seen.update({revision} if revision else ())
+                trigger.visible = deque(sorted(revision if rev == scheduled else rev for rev in trigger.visible))
+        return self._send_reports([key for key in self._outbox if revision and key[0] == revision and key[1]])
+
+    def _settle_outcome(self, outcome: m.Outcome, scheduled: int, revision: int) -> None:
+        variable = self._variables.get(outcome.name)
+        if variable is None:
+            return
+        if outcome.status is m.Status.APPLIED and variable.changed != scheduled and revision:
+            # The daemon was away, and what it had sent before took effect after it. By its order this is the newer one.
+            self._waiting.setdefault(revision, Waiting()).assignments[outcome.name] = outcome.effective
+            return
+        variable.seen = max(variable.seen, revision)
+        if variable.changed == scheduled:
+            variable.changed = revision
 
     def _report_recorded(self, event: m.ReportRecorded) -> list[m.Action]:
+        actions = self._settle(event.scheduled, event.revision)
         # Reports are recorded in the order in which they were sent.
-        recorded = next((key for key in self._outbox if key[:2] == (event.revision, event.trigger)), None)
+        reported = (event.scheduled or event.revision, event.trigger)
+        recorded = next((key for key in self._outbox if key[:2] == reported), None)
         if recorded is not None:
             del self._outbox[recorded]
         trigger = self._triggers.get(event.trigger)
@@ -410,17 +581,26 @@ class Session:
             trigger.seen.discard(event.revision)
             if event.revision > self._received:
                 trigger.ahead.add(event.revision)
-        return []
+        return [*actions, *([m.Pending()] if self._waiting else [])] if event.scheduled else actions
 
     def _end_recorded(self, _: m.EndRecorded) -> list[m.Action]:
         return [m.Ended()]
 
     def _disconnected(self, event: m.Disconnected) -> list[m.Action]:
         self._open = False
+        self._agenda.closed()
         self._unanswered = 0
         if event.position_refused:
             self._store_id = ""
         return []
+
+
+def _key(report: m.Report) -> Key:
+    return report.revision, report.trigger, tuple(outcome.name for outcome in report.outcomes)
+
+
+def _wins(name: str, value: object, revision: int, saved: object) -> str:
+    return f"variable {name!r} is {value!r}, set at revision {revision}: that wins over the checkpoint's {saved!r}"
 
 
 def _split(variables: tuple[tuple[VariableSpec, Scalar], ...], triggers: tuple[TriggerSpec, ...]) -> list[m.Declare]:

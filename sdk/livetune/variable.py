@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from livetune.arithmetic import Arithmetic
 from livetune.callbacks import Callbacks
+from livetune.messages import Used, Witnessed
 from livetune.specs import Scalar, VariableSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Self
 
@@ -37,7 +38,7 @@ class Variable(Arithmetic, Generic[T_co]):
 
     __slots__ = (
         "__weakref__", "_applied_step", "_callbacks", "_changed", "_inherited", "_revision", "_shared", "_spec",
-        "value",
+        "_witness", "value",
     )  # fmt: skip
 
     value: T_co
@@ -49,6 +50,8 @@ class Variable(Arithmetic, Generic[T_co]):
     _callbacks: Callbacks
     _shared: Page | Reader | None
     """What makes it current in worker processes."""
+    _witness: Callable[[Witnessed | Used], None] | None
+    """Takes what the program tells of how it uses the value; None in a copy."""
 
     def __init__(
         self,
@@ -57,10 +60,12 @@ class Variable(Arithmetic, Generic[T_co]):
         revision: int = 0,
         applied_step: int = 0,
         shared: Page | None = None,
+        witness: Callable[[Witnessed | Used], None] | None = None,
     ) -> None:
         object.__setattr__(self, "_spec", spec)
         object.__setattr__(self, "_callbacks", Callbacks(spec))
         object.__setattr__(self, "_shared", shared)
+        object.__setattr__(self, "_witness", witness)
         self._put(value, revision, applied_step, changed=False)
 
     def _put(self, value: Scalar, revision: int, step: int, *, changed: bool, inherited: bool = False) -> None:
@@ -150,6 +155,31 @@ class Variable(Arithmetic, Generic[T_co]):
             TypeError: `callback` can't be called.
         """
         return self._callbacks.add("post", callback)
+
+    def expect_used(self, *, more: bool = True) -> None:
+        """Promise to tell with `used` what the first step after each change really uses; for integrations.
+
+        Acknowledgements of this variable's changes wait for it, a few seconds at most.
+
+        Args:
+            more: False takes one such promise back.
+        """
+        if self._witness is not None:
+            self._witness(Witnessed(self._spec.name, more))
+
+    def used(self, values: Iterable[float]) -> None:
+        """Tell what the first step after a change really used: ``ltctl set`` shows it. For integrations.
+
+        Args:
+            values: One for each parameter group, or only one.
+        """
+        if self._witness is not None:
+            self._witness(Used(self._spec.name, tuple(map(float, values))))
+
+    @property
+    def spec(self) -> VariableSpec:
+        """What was declared."""
+        return self._spec
 
     @property
     def name(self) -> str:

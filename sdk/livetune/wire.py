@@ -108,6 +108,7 @@ def request_from_message(
             job_token=token,
             latest_only=latest_only,
             declared_store_id=message.declared_store_id,
+            takes_scheduled=True,
         )
         return job_pb2.SessionRequest(open=opening)
     if isinstance(message, m.Declare):
@@ -118,13 +119,21 @@ def request_from_message(
         return job_pb2.SessionRequest(progress=job_pb2.Progress(step=message.step))
     if isinstance(message, m.Metrics):
         return job_pb2.SessionRequest(metrics=_metrics(message))
+    if isinstance(message, m.Reschedule):
+        return job_pb2.SessionRequest(reschedule=_reschedule(message.change))
     return job_pb2.SessionRequest(end=job_pb2.End(failed=message.failed, message=message.message, step=message.step))
 
 
 def _declare(message: m.Declare) -> job_pb2.Declare:
+    restored = {
+        name: job_pb2.Restored(store_id=position.store_id, revision=position.revision)
+        for name, position in message.restored
+    }
     return job_pb2.Declare(
         variables=[
-            job_pb2.VariableDeclaration(spec=spec_to_proto(spec), current=value_to_proto(current))
+            job_pb2.VariableDeclaration(
+                spec=spec_to_proto(spec), current=value_to_proto(current), restored=restored.get(spec.name)
+            )
             for spec, current in message.variables
         ],
         triggers=[_trigger(spec) for spec in message.triggers],
@@ -137,7 +146,8 @@ def _trigger(spec: TriggerSpec) -> types_pb2.TriggerSpec:
 
 def _report(message: m.Report) -> job_pb2.ApplyReport:
     return job_pb2.ApplyReport(
-        change_revision=message.revision,
+        change_revision=0 if message.scheduled else message.revision,
+        scheduled_revision=message.revision if message.scheduled else 0,
         step=message.step,
         outcomes=[_outcome(outcome, is_trigger=bool(message.trigger)) for outcome in message.outcomes],
     )
@@ -148,7 +158,24 @@ def _outcome(outcome: m.Outcome, *, is_trigger: bool) -> types_pb2.Outcome:
     if is_trigger:
         return types_pb2.Outcome(trigger_id=outcome.name, status=status, reason=outcome.reason)
     effective = None if outcome.effective is None else value_to_proto(outcome.effective)
-    return types_pb2.Outcome(variable_id=outcome.name, status=status, effective=effective, reason=outcome.reason)
+    return types_pb2.Outcome(
+        variable_id=outcome.name, status=status, effective=effective, reason=outcome.reason, used=outcome.used
+    )
+
+
+def _reschedule(change: m.ScheduledChange) -> types_pb2.Change:
+    return types_pb2.Change(
+        scheduled_revision=change.revision,
+        at_step=change.step,
+        assignments=[
+            types_pb2.Assignment(variable_id=name, new_value=value_to_proto(value))
+            for name, value in change.assignments
+            if value is not None
+        ],
+        firings=[types_pb2.Firing(trigger_id=name) for name in change.firings],
+        reason=change.reason,
+        actor=change.actor,
+    )
 
 
 def _metrics(message: m.Metrics) -> job_pb2.Metrics:
@@ -171,12 +198,17 @@ def event_from_response(response: job_pb2.SessionResponse) -> m.DaemonEvent | No
     if kind == "change":
         return _change(response.change)
     if kind == "apply_recorded":
-        return m.ReportRecorded(response.apply_recorded.change_revision, response.apply_recorded.trigger_id)
+        recorded = response.apply_recorded
+        return m.ReportRecorded(recorded.change_revision, recorded.trigger_id, recorded.scheduled_revision)
     if kind == "declared":
         return _declared(response.declared)
     if kind == "opened":
         opened = response.opened
-        return m.Opened(opened.store_id, opened.revision, opened.takes_metrics)
+        return m.Opened(opened.store_id, opened.revision, opened.takes_metrics, tuple(opened.scheduled_revisions))
+    if kind == "scheduled":
+        return _scheduled(response.scheduled)
+    if kind == "scheduled_cancelled":
+        return m.ScheduledCancelled(response.scheduled_cancelled.scheduled_revision)
     if kind == "end_recorded":
         return m.EndRecorded()
     return None
@@ -185,10 +217,29 @@ def event_from_response(response: job_pb2.SessionResponse) -> m.DaemonEvent | No
 def _change(change: types_pb2.Change) -> m.ChangeReceived:
     return m.ChangeReceived(
         revision=change.revision,
-        assignments=tuple((item.variable_id, value_from_proto(item.new_value)) for item in change.assignments),
+        assignments=_assignments(change),
         firings=tuple(firing.trigger_id for firing in change.firings),
         reason=change.reason,
         actor=change.actor,
+        scheduled=change.scheduled_revision,
+    )
+
+
+def _assignments(change: types_pb2.Change) -> tuple[tuple[str, Scalar | None], ...]:
+    return tuple((item.variable_id, value_from_proto(item.new_value)) for item in change.assignments)
+
+
+def _scheduled(change: types_pb2.Change) -> m.ScheduledReceived:
+    return m.ScheduledReceived(
+        m.ScheduledChange(
+            revision=change.revision,
+            step=change.at_step,
+            assignments=_assignments(change),
+            firings=tuple(firing.trigger_id for firing in change.firings),
+            reason=change.reason,
+            actor=change.actor,
+        ),
+        restores=change.scheduled_revision,
     )
 
 
@@ -200,6 +251,7 @@ def _declared(result: job_pb2.DeclareResult) -> m.Declared:
                 desired=value_from_proto(state.desired),
                 revision=state.revision,
                 from_change=state.from_change,
+                scheduled=state.scheduled_revision,
                 error=_error(state.error) if state.HasField("error") else "",
             )
             for state in result.variables

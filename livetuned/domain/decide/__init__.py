@@ -25,10 +25,11 @@ from livetuned.domain.decide.processes import (
     remove,
     report_apply,
 )
-from livetuned.domain.decide.scheduled import When, cancel, check_same_step, due, made_of, schedule
+from livetuned.domain.decide.scheduled import Kept, When, cancel, check_same_step, due, made_of, reschedule, schedule
 
 __all__ = [
     "Declaration",
+    "Kept",
     "Update",
     "When",
     "cancel",
@@ -49,6 +50,7 @@ __all__ = [
     "register",
     "remove",
     "report_apply",
+    "reschedule",
     "schedule",
     "set_variables",
     "undo",

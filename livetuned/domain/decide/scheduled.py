@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from livetuned.domain import limits
 from livetuned.domain.decide.changes import check_same
-from livetuned.domain.decide.common import check_caller, check_open
+from livetuned.domain.decide.common import check_caller, check_count, check_open, name_not_found
 from livetuned.domain.decide.processes import check_registered
 from livetuned.domain.errors import DomainError, Reason, limit_exceeded
 from livetuned.domain.frozen import dataclass
 from livetuned.domain.job import Job, ScheduledState
 from livetuned.domain.records import Assignment, Cancelled, Changed, Firing, Scheduled
 from livetuned.domain.specs import VariableSpec
-from livetuned.domain.values import INT_MAX
+from livetuned.domain.values import INT_MAX, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,57 @@ def schedule(job: Job, change: Changed, when: When, reached: int) -> Scheduled:
             Reason.STEP_PASSED, f"step {step} has passed: job '{job.name}' is at step {reached}", job=job.name,
             rule=f"> {reached}", value=str(step),
         )  # fmt: skip
+    _check_room(job)
+    return Scheduled(step, change)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A change that a checkpoint has waiting for its step."""
+
+    revision: int
+    """At which it was scheduled, perhaps in another run or store."""
+    step: int
+    values: tuple[tuple[str, Value], ...]
+    triggers: tuple[str, ...]
+    actor: str
+    reason: str
+
+
+def reschedule(job: Job, rank: int, instance_id: str, kept: Kept) -> Scheduled | None:
+    """Decides to let a change wait that a process took over from a checkpoint.
+
+    Returns:
+        None if it waits already: it was said before, or another rank has said it.
+
+    Raises:
+        DomainError: NOT_REGISTERED, JOB_ENDED, VARIABLE_NOT_FOUND, TRIGGER_NOT_FOUND, LIMIT_EXCEEDED, or what
+            `VariableSpec.check` raises.
+    """
+    check_open(check_registered(job, job.name, rank, instance_id))
+    check_caller(kept.actor, kept.reason, "")
+    check_count(len(kept.values) + len(kept.triggers), "variable")
+    if any(state.scheduled.change.scheduled == kept.revision for _, state in job.waiting()):
+        return None
+    assignments, firings = [], []
+    for name, value in kept.values:
+        variable = job.variables.get(name)
+        if variable is None:
+            raise name_not_found(job, "variable", name)
+        assignments.append(Assignment(name, variable.desired, variable.spec.check(value)))
+    for name in kept.triggers:
+        trigger = job.triggers.get(name)
+        if trigger is None:
+            raise name_not_found(job, "trigger", name)
+        firings.append(Firing(name, trigger.fired + 1))
+    _check_room(job)
+    change = Changed(kept.actor, kept.reason, "", tuple(assignments), tuple(firings), scheduled=kept.revision)
+    return Scheduled(kept.step, change)
+
+
+def _check_room(job: Job) -> None:
     if sum(1 for _ in job.waiting()) >= limits.SCHEDULED:
         raise limit_exceeded("scheduled", limits.SCHEDULED, f"changes of job '{job.name}' that wait for their step")
-    return Scheduled(step, change)
 
 
 def check_same_step(made: Changed, step: int, when: When | None) -> None:

@@ -138,6 +138,8 @@ class Binding:
 
     def remove(self) -> None:
         """Untie: what was written for good stays, and schedules go on undisturbed. Doing it twice is harmless."""
+        for governor in self._governors.values() if self._handles else ():
+            governor.part()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -105,11 +105,19 @@ class Governor:
             holds = []
             self._write(optimizer, value, news)
         self._used = [self.slot.copy(optimizer.param_groups[index]) for index in self.indices]
+        if news is not News.NONE:
+            # To read a number from a GPU would wait for it.
+            on_gpu = any(isinstance(value, Tensor) and value.is_cuda for value in self._used)
+            self._listener.tell([] if on_gpu else self.used())
         return holds
 
     def used(self) -> list[float]:
         """Return what the last step used in each group; empty before the first."""
         return [float(value) for value in self._used]
+
+    def part(self) -> None:
+        """Leave the variable: nothing is told to it any more."""
+        self._listener.expect(more=False)
 
     def release(self) -> None:
         """Give the hyperparameter back to the schedule, until the variable changes."""

@@ -1,5 +1,6 @@
 """Owns what a variable has to say: whether its value was said now, stands since the beginning, or is nothing new."""
 
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Protocol
 
@@ -7,9 +8,10 @@ from typing import Protocol
 class HasValue(Protocol):
     """What a live variable must offer.
 
-    Two more are used where they exist. `revision` (int; 0 until the daemon has told a value) tells that somebody said
+    Some more are used where they exist. `revision` (int; 0 until the daemon has told a value) tells that somebody said
     the value that is there already. `inherited` (bool) tells that the value was taken over from the run that this
-    process continues, so nobody said it for the step at which it came.
+    process continues, so nobody said it for the step at which it came. `expect_used` and `used` are told what a step
+    used after a change, for its acknowledgement.
     """
 
     @property
@@ -37,6 +39,19 @@ class Listener:
         self._declared = variable.value
         self._revision = self._current_revision()
         self._resumed = False
+        self.expect(more=True)
+
+    def expect(self, *, more: bool) -> None:
+        """Promise to tell what is used, or take the promise back."""
+        expect_used = getattr(self._variable, "expect_used", None)
+        if expect_used is not None:
+            expect_used(more=more)
+
+    def tell(self, values: Sequence[float]) -> None:
+        """Tell the variable what a step used, in each group."""
+        used = getattr(self._variable, "used", None)
+        if used is not None:
+            used(values)
 
     def listen(self, seen: float | None) -> tuple[float, News]:
         """Look at the variable.

@@ -92,6 +92,7 @@ class SessionRequest(google.protobuf.message.Message):
     PROGRESS_FIELD_NUMBER: builtins.int
     END_FIELD_NUMBER: builtins.int
     METRICS_FIELD_NUMBER: builtins.int
+    RESCHEDULE_FIELD_NUMBER: builtins.int
     @property
     def open(self) -> global___SessionOpen: ...
     @property
@@ -108,6 +109,13 @@ class SessionRequest(google.protobuf.message.Message):
         version on, a message that the daemon does not know is passed over.
         """
 
+    @property
+    def reschedule(self) -> livetune.v1.types_pb2.Change:
+        """A change that a checkpoint has waiting for its step, and of which the daemon does not know in this run: with
+        `at_step`, the revision at which it was scheduled in `scheduled_revision`, and without a revision. It is answered by
+        a `scheduled` of that `scheduled_revision`.
+        """
+
     def __init__(
         self,
         *,
@@ -117,10 +125,11 @@ class SessionRequest(google.protobuf.message.Message):
         progress: global___Progress | None = ...,
         end: global___End | None = ...,
         metrics: global___Metrics | None = ...,
+        reschedule: livetune.v1.types_pb2.Change | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["apply", b"apply", "declare", b"declare", "end", b"end", "message", b"message", "metrics", b"metrics", "open", b"open", "progress", b"progress"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["apply", b"apply", "declare", b"declare", "end", b"end", "message", b"message", "metrics", b"metrics", "open", b"open", "progress", b"progress"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["open", "declare", "apply", "progress", "end", "metrics"] | None: ...
+    def HasField(self, field_name: typing.Literal["apply", b"apply", "declare", b"declare", "end", b"end", "message", b"message", "metrics", b"metrics", "open", b"open", "progress", b"progress", "reschedule", b"reschedule"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["apply", b"apply", "declare", b"declare", "end", b"end", "message", b"message", "metrics", b"metrics", "open", b"open", "progress", b"progress", "reschedule", b"reschedule"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["open", "declare", "apply", "progress", "end", "metrics", "reschedule"] | None: ...
 
 global___SessionRequest = SessionRequest
 

@@ -29,6 +29,7 @@ def test_importing_and_using_it_without_a_daemon_loads_neither_torch_nor_grpc_no
 def test_the_exports_are_these() -> None:
     expected = [
         "AppliedChange",
+        "CheckpointError",
         "DaemonUnreachableError",
         "DeclarationError",
         "EndpointError",
