@@ -35,8 +35,9 @@ class AppliedValue:
 
     value: Value
     revision: int
-    """The change it comes from."""
+    """The change it comes from, 0 if it comes from none."""
     step: int
+    """The step at which it took effect, 0 if it was in use when it was declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,7 @@ def _same(one: Value, other: Value) -> bool:
 
 def _declared(job: Job, record: Record, payload: Declared) -> Job:
     variables, triggers = dict(job.variables), dict(job.triggers)
+    ranks = [rank for rank, state in job.ranks.items() if state.instance_id == payload.instance_id]
     for declared in payload.variables:
         known = variables.get(declared.spec.name)
         if known is not None and _same(known.desired, declared.desired):
@@ -236,7 +238,12 @@ def _declared(job: Job, record: Record, payload: Declared) -> Job:
             variables[declared.spec.name] = replace(known, spec=declared.spec, declared_by=payload.instance_id)
         else:
             variables[declared.spec.name] = VariableState(
-                declared.spec, payload.instance_id, declared.desired, record.revision, from_change=False
+                declared.spec,
+                payload.instance_id,
+                declared.desired,
+                record.revision,
+                from_change=False,
+                applied={rank: AppliedValue(declared.desired, 0, 0) for rank in ranks if declared.in_use},
             )
     for spec in payload.triggers:
         fired = triggers.get(spec.name)

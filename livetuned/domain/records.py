@@ -48,6 +48,8 @@ class DeclaredVariable:
 
     spec: VariableSpec
     desired: Value
+    in_use: bool = False
+    """The process uses `desired` already, although its program begins with something else."""
 
 
 @dataclass(frozen=True, slots=True)

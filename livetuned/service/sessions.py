@@ -289,7 +289,9 @@ class Sessions:
         self._kept.discard((name, rank))
         adopt = bool(declared_store_id) and declared_store_id != self._engine.store_id
         source = self.logged.open(name, rank, job.run)
-        session = Session(name, rank, instance_id, clock.monotonic(), source, takes_scheduled, adopt=adopt)
+        session = Session(
+            name, rank, instance_id, clock.monotonic(), source, takes_scheduled=takes_scheduled, adopt=adopt
+        )
         self._open.setdefault(name, {})[rank] = session
         return session
 

@@ -196,7 +196,14 @@ def _registered_to_raw(payload: Registered) -> Raw:
 def _declared_to_raw(payload: Declared) -> Raw:
     return {
         "instance_id": payload.instance_id,
-        "variables": [{"spec": _spec_to_raw(item.spec), "desired": item.desired} for item in payload.variables],
+        "variables": [
+            {
+                "spec": _spec_to_raw(item.spec),
+                "desired": item.desired,
+                **({"in_use": True} if item.in_use else {}),  # schema 2 began without it
+            }
+            for item in payload.variables
+        ],
         "triggers": [_trigger_spec_to_raw(spec) for spec in payload.triggers],
     }
 
@@ -359,7 +366,10 @@ def _registered(raw: Raw) -> Payload:
 def _declared(raw: Raw) -> Payload:
     return Declared(
         raw["instance_id"],
-        tuple(DeclaredVariable(_variable_spec(item["spec"]), item["desired"]) for item in raw["variables"]),
+        tuple(
+            DeclaredVariable(_variable_spec(item["spec"]), item["desired"], item.get("in_use", False))
+            for item in raw["variables"]
+        ),
         tuple(TriggerSpec(**item) for item in raw["triggers"]),
     )
 

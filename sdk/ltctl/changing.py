@@ -1,4 +1,4 @@
-"""Owns the commands that change: set, trigger, undo, remove."""
+"""Owns the commands that change: set, trigger, undo, cancel, remove."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from ltctl.arguments import job_resource, parse_assignments, revision, split_job, split_undo, word
 from ltctl.client import CALL_SECONDS, Client, metadata, new_request_id
 from ltctl.exits import EXIT_HELP, CommandError, Exit
-from ltctl.options import How, change_options, output_option, print_data, reason_option
+from ltctl.options import How, When, change_options, output_option, print_data, reason_option, when_options
 from ltctl.reading import ask_job, without_own_name
 from ltctl.text import note, safe
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SET_EXAMPLE = "ltctl set JOB lr=0.01"
 UNDO_EXAMPLE = "ltctl undo JOB 4711"
+CANCEL_EXAMPLE = "ltctl cancel JOB 4711"
 
 
 @click.command(name="set", short_help="Change variables, and wait until the job uses them.", epilog=EXIT_HELP)
@@ -36,15 +37,23 @@ UNDO_EXAMPLE = "ltctl undo JOB 4711"
     metavar="N",
     help="Only if nothing of the job was changed after revision N (see `ltctl describe`).",
 )
+@when_options
 @change_options
 @click.pass_obj
 def set_values(
-    client: Client, /, words: tuple[str, ...], if_revision: int | None, if_job_revision: int | None, how: How
+    client: Client,
+    /,
+    words: tuple[str, ...],
+    if_revision: int | None,
+    if_job_revision: int | None,
+    when: When,
+    how: How,
 ) -> None:
     """Change variables of a job, all of them or none, and wait until the job uses them.
 
     \b
     ltctl set vgg lr=0.01
+    ltctl set vgg lr=0.001 --at-step 20000
     ltctl set vgg lr=0.01 lc.strength=0.2 --reason plateau
     ltctl --port 21007 set lr=0.01
     """  # noqa: D301 - click's \b keeps the lines as they are
@@ -65,6 +74,7 @@ def set_values(
         if_job_revision=if_job_revision,
         request_id=new_request_id(),
         validate_only=how.dry_run,
+        **when.fields(),
     )
     answer = client.persistently(lambda stub: stub.SetVariables(request, metadata=metadata(), timeout=CALL_SECONDS))
     words_of = _assignment_words(answer.change, dry_run=how.dry_run)
@@ -84,21 +94,25 @@ def _assignment_words(change: types_pb2.Change, *, dry_run: bool) -> dict[str, s
 @click.command(name="trigger", short_help="Fire triggers, and wait until they are consumed.", epilog=EXIT_HELP)
 @click.argument("words", nargs=-1, type=word, metavar="[JOB] NAME...")
 @click.option("--merge", is_flag=True, help="Add no firing where one waits to be consumed already; wait for that one.")
+@when_options
 @change_options
 @click.pass_obj
-def trigger(client: Client, /, words: tuple[str, ...], merge: bool, how: How) -> None:
+def trigger(client: Client, /, words: tuple[str, ...], merge: bool, when: When, how: How) -> None:
     """Fire triggers of a job, all of them or none, and wait until the job has consumed them.
 
     Each firing is consumed by itself, once: two are two, unless --merge says that one is enough.
 
     \b
     ltctl trigger vgg save
+    ltctl trigger vgg save --in 500
     ltctl --port 21007 trigger save --merge
     """  # noqa: D301
     from livetune.v1 import control_pb2
     from ltctl.finishing import Made, finish
 
     example = "ltctl trigger JOB save"
+    if merge and when.waits:
+        raise click.UsageError("--merge is for firings that wait now: it excludes --at-step and --in")
     job, names = split_job(words, scoped=client.scoped, example=example)
     before = 0
     if merge or (client.scoped and len(names) > 1):
@@ -115,6 +129,7 @@ def trigger(client: Client, /, words: tuple[str, ...], merge: bool, how: How) ->
         request_id=new_request_id(),
         validate_only=how.dry_run,
         merge=merge,
+        **when.fields(),
     )
     answer = client.persistently(lambda stub: stub.FireTriggers(request, metadata=metadata(), timeout=CALL_SECONDS))
     fired = {item.trigger_id for item in answer.change.firings}
@@ -125,7 +140,7 @@ def trigger(client: Client, /, words: tuple[str, ...], merge: bool, how: How) ->
         name: f"{safe(name)} waits already (revision {merged[name]})"
         if name in merged
         else f"fire {safe(name)}"
-        if how.dry_run
+        if how.dry_run or when.waits
         else f"{safe(name)} fired"
         for name in names
     }
@@ -195,6 +210,49 @@ def _newest(client: Client, job: str) -> int:
     why = f'  "{safe(reason)}"' if (reason := render.reason_words(change)) else ""
     note(f"the newest change is {change.revision}: {render.change_words(change)}  {who}{why}")
     return change.revision
+
+
+@click.command(short_help="Cancel a change that waits for its step.", epilog=EXIT_HELP)
+@click.argument("words", nargs=-1, type=word, metavar="[JOB] [REVISION]")
+@reason_option
+@output_option
+@click.pass_obj
+def cancel(client: Client, words: tuple[str, ...], reason: str, form: str) -> None:
+    """Cancel a change that waits for its step (`set --at-step`, `--in`). REVISION may be left out where only one does.
+
+    A job that is at that very step may take it all the same: then it is in the history.
+
+    \b
+    ltctl cancel vgg
+    ltctl cancel vgg 4711 --reason "converged before"
+    """  # noqa: D301
+    from livetune.v1 import control_pb2
+    from ltctl import render
+
+    job, number = split_undo(words, scoped=client.scoped, example=CANCEL_EXAMPLE)
+    request = control_pb2.CancelChangeRequest(
+        job=job_resource(job), revision=number or _only_waiting(client, job), reason=reason
+    )
+    # Asked once and not again: the repetition of what was done would be refused.
+    answer = client.call(lambda stub: stub.CancelChange(request, metadata=metadata(), timeout=CALL_SECONDS))
+    change = answer.change
+    data = {**render.change_data(change), "cancelled": True}
+    words_of = f"{render.change_words(change)}   cancelled: it waited for step {change.at_step}"
+    print_data(form, data, [str(change.revision)], lambda: [words_of])
+
+
+def _only_waiting(client: Client, job: str) -> int:
+    """Return the revision of the one change that waits for its step."""
+    from ltctl import render
+
+    waiting = ask_job(client, job).job.scheduled
+    if len(waiting) == 1:
+        return waiting[0].revision
+    whose = f"of job '{safe(job)}' " if job else ""
+    if not waiting:
+        raise CommandError(Exit.NOT_FOUND, f"no change {whose}waits for a step")
+    listed = "; ".join(f"{item.revision}: {render.waiting_words(item)}" for item in waiting)
+    raise click.UsageError(f"which change? {len(waiting)} {whose}wait: {listed}. Write: {CANCEL_EXAMPLE}")
 
 
 @click.command(short_help="Give up a lost job, or forget an ended one.", epilog=EXIT_HELP)

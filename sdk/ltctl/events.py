@@ -29,8 +29,13 @@ def event_data(event: control_pb2.Event) -> Data:
     elif kind == "declared":
         data["variables"] = [render.variable_data(item) for item in event.declared.variables]
         data["triggers"] = [{"name": item.trigger_id, "doc": item.doc} for item in event.declared.triggers]
-    elif kind == "change":
-        data["change"] = render.change_data(event.change)
+    elif kind in ("change", "scheduled"):
+        data[kind] = render.change_data(getattr(event, kind))
+    elif kind == "cancelled":
+        cancelled = event.cancelled
+        data |= {
+            "scheduled_revision": cancelled.scheduled_revision, "actor": cancelled.actor, "reason": cancelled.reason,
+        }  # fmt: skip
     elif kind == "apply":
         data["apply"] = render.apply_data(event.apply)
     elif kind == "ended":
@@ -74,9 +79,17 @@ def event_words(event: control_pb2.Event) -> str:
     if kind == "change":
         why = f'  "{safe(reason)}"' if (reason := render.reason_words(event.change)) else ""
         return f"{render.change_words(event.change)}  by {safe(event.change.actor) or 'unknown'}{why}"
+    if kind == "scheduled":
+        why = f'  "{safe(event.scheduled.reason)}"' if event.scheduled.reason else ""
+        return f"{render.waiting_words(event.scheduled)}  by {safe(event.scheduled.actor) or 'unknown'}{why}"
+    if kind == "cancelled":
+        why = f'  "{safe(event.cancelled.reason)}"' if event.cancelled.reason else ""
+        who = safe(event.cancelled.actor) or "unknown"
+        return f"change {event.cancelled.scheduled_revision} does not wait any more  by {who}{why}"
     if kind == "apply":
         parts = [
-            f"{safe(item.variable_id or item.trigger_id)} {render.status_words(item)}" for item in event.apply.outcomes
+            f"{safe(item.variable_id or item.trigger_id)} {render.status_words(item)}{render.used_words(item)}"
+            for item in event.apply.outcomes
         ]
         rank = f" on rank {event.apply.rank}" if event.apply.rank else ""
         return f"{', '.join(parts)} at step {event.apply.step}{rank} (revision {event.apply.change_revision})"

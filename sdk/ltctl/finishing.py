@@ -78,6 +78,7 @@ def _outcomes_data(name: str, applying: Applying) -> list[dict[str, Any]]:
             "step": applying.steps.get(name, {}).get(rank),
             "effective": value_from_proto(outcome.effective),
             "reason": outcome.reason,
+            "used": list(outcome.used),
         }
         for rank, outcome in sorted(applying.outcomes[name].items())
     ]
@@ -87,22 +88,27 @@ def _line(name: str, made: Made, applying: Applying, how: How) -> str:
     undo = f"   {render.undo_words(made.change).strip()}" if made.change.undone_revision else ""
     if how.dry_run:
         waits = made.merged.get(name)
-        return f"{made.words[name]}: would add none" if waits else f"would {made.words[name]}{undo}"
+        when = f" at step {made.change.at_step}" if made.change.at_step else ""
+        return f"{made.words[name]}: would add none" if waits else f"would {made.words[name]}{when}{undo}"
     return f"{made.words[name]}   {_became(name, made, applying)}{undo}"
 
 
 def _became(name: str, made: Made, applying: Applying) -> str:
     by_rank = applying.outcomes.get(name, {})
+    if not by_rank and made.change.at_step:
+        return f"scheduled for step {made.change.at_step} as revision {made.wanted[name]}"
     if not by_rank:
         return f"accepted as revision {made.wanted[name]}"
     outcomes = by_rank.values()
     words = ", ".join(
         dict.fromkeys(render.status_words(item) + render.rewritten_words(made.change, item) for item in outcomes)
     )
+    used = ", ".join(dict.fromkeys(filter(None, map(render.used_words, outcomes))))
     steps = sorted(set(applying.steps.get(name, {}).values()))
     at = f" at step {steps[0]}" if len(steps) == 1 else f" at steps {steps[0]} to {steps[-1]}" if steps else ""
     several = len(applying.ranks) > 1 and ANY_RANK not in by_rank
-    return f"{words}{at}{f' on {len(by_rank)} of {len(applying.ranks)} ranks' if several else ''}"
+    on = f" on {len(by_rank)} of {len(applying.ranks)} ranks" if several else ""
+    return f"{words}{at}{on}{used}"
 
 
 def _check_applied(applying: Applying, seconds: float) -> None:

@@ -9,7 +9,7 @@ import click
 
 from livetune._version import __version__
 from ltctl.arguments import NearestVerb
-from ltctl.changing import remove, set_values, trigger, undo
+from ltctl.changing import cancel, remove, set_values, trigger, undo
 from ltctl.client import Client
 from ltctl.exits import EXIT_HELP, CommandError, Exit, ReaderLeftError
 from ltctl.export import export
@@ -42,7 +42,7 @@ def cli(ctx: click.Context, endpoint: str | None, port: int | None) -> None:
     ctx.call_on_close(ctx.obj.close)
 
 
-for command in (jobs, get, describe, set_values, trigger, undo, history, export, metrics, watch, remove):
+for command in (jobs, get, describe, set_values, trigger, undo, cancel, history, export, metrics, watch, remove):
     cli.add_command(command)
 
 

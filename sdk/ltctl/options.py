@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ltctl.arguments import seconds, word
+from ltctl.arguments import count, seconds, word
 from ltctl.text import out, safe, to_json, to_yaml
 
 T = TypeVar("T")
@@ -37,14 +37,33 @@ class How:
     form: str
 
 
+@dataclass(frozen=True)
+class When:
+    """At which step a change is to take effect: what `when_options` read. Neither means at once."""
+
+    at_step: int | None
+    in_steps: int | None
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is such a step."""
+        return self.at_step is not None or self.in_steps is not None
+
+    def fields(self) -> dict[str, int]:
+        """Return it as a request has it."""
+        if self.at_step is not None:
+            return {"at_step": self.at_step}
+        return {} if self.in_steps is None else {"in_steps": self.in_steps}
+
+
 _CHANGE_OPTIONS = (
     reason_option,
     click.option("--dry-run", is_flag=True, help="Have everything checked and shown, and change nothing."),
     click.option(
         "--wait",
         type=click.Choice(["applied", "accepted"]),
-        default="applied",
-        show_default=True,
+        default=None,
+        show_default="applied; accepted for one that waits for its step",
         help="Return when the job uses it, or as soon as it is on the daemon's disk.",
     ),
     click.option(
@@ -59,11 +78,44 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of all that change; they arrive as `how`, a `How`."""
 
     @wraps(command)
-    def with_how(*words: Any, reason: str, dry_run: bool, wait: str, timeout: float, form: str, **options: Any) -> None:
-        command(*words, how=How(reason, dry_run, wait, timeout, form), **options)
+    def with_how(
+        *words: Any, reason: str, dry_run: bool, wait: str | None, timeout: float, form: str, **options: Any
+    ) -> None:
+        when = options.get("when")
+        waits = isinstance(when, When) and when.waits
+        if waits and wait == "applied":
+            raise click.UsageError("a change that waits for its step is not waited for: see `ltctl watch`")
+        how = How(reason, dry_run, wait or ("accepted" if waits else "applied"), timeout, form)
+        command(*words, how=how, **options)
 
     decorated: Callable[..., None] = with_how
     for option in reversed(_CHANGE_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+_WHEN_OPTIONS = (
+    click.option(
+        "--at-step", type=count, metavar="N", help="Let it take effect at this step, and not before (ltctl cancel)."
+    ),
+    click.option(
+        "--in", "in_steps", type=count, metavar="N",
+        help="Let it take effect N steps after the one that the job last told, about a second ago.",
+    ),
+)  # fmt: skip
+
+
+def when_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say at which step; they arrive as `when`. To be put above `change_options`."""
+
+    @wraps(command)
+    def with_when(*words: Any, at_step: int | None, in_steps: int | None, **options: Any) -> None:
+        if at_step is not None and in_steps is not None:
+            raise click.UsageError("--at-step and --in exclude each other")
+        command(*words, when=When(at_step, in_steps), **options)
+
+    decorated: Callable[..., None] = with_when
+    for option in reversed(_WHEN_OPTIONS):
         decorated = option(decorated)
     return decorated
 

@@ -113,6 +113,9 @@ def _look_up(client: Client, words: Sequence[str], example: str) -> tuple[types_
         del job.variables[:], job.triggers[:]
         job.variables.extend(variables)
         job.triggers.extend(triggers)
+        waiting = [item for item in job.scheduled if render.names_in(item) & set(wanted)]
+        del job.scheduled[:]
+        job.scheduled.extend(waiting)
     return job, names_of(job)
 
 
@@ -124,7 +127,8 @@ def _applied_cell(variable: types_pb2.Variable) -> tuple[str, str]:
     steps = sorted({item.step for item in variable.applied})
     if not values:
         return render.shown(variable.spec.initial), "start"
-    return " ".join(values), str(steps[0]) if len(steps) == 1 else f"{steps[0]}-{steps[-1]}"
+    first = str(steps[0] or "start")
+    return " ".join(values), first if len(steps) == 1 else f"{first}-{steps[-1]}"
 
 
 @click.command(short_help="Show the values of a job's variables.")
@@ -152,7 +156,8 @@ def get(client: Client, words: tuple[str, ...], form: str) -> None:
                 rows[-1] += ["trigger", "", trigger.spec.doc]
         if form == "wide":
             head += ["RULE", "UNIT", "DOC"]
-        return table(head, rows)
+        yield from table(head, rows)
+        yield from render.waiting_lines(job.scheduled)
 
     data = {
         "job": render.leaf(job.name),
@@ -161,6 +166,7 @@ def get(client: Client, words: tuple[str, ...], form: str) -> None:
         "revision": job.revision,
         "variables": [render.variable_data(item) for item in job.variables],
         "triggers": [render.trigger_data(item) for item in job.triggers],
+        "scheduled": [render.change_data(item) for item in job.scheduled],
     }
     print_data(form, data, names, lines)
 
@@ -201,6 +207,7 @@ def describe(client: Client, words: tuple[str, ...], form: str) -> None:
         if job.end_message:
             yield f"  {safe(job.end_message)}"
         yield from map(safe, render.ranks_lines(job))
+        yield from (f"  {line}" for line in render.waiting_lines(job.scheduled))
         for item in job.variables:
             applied, step = _applied_cell(item)
             since = "since the start" if step == "start" else f"since step {step}"

@@ -11,7 +11,7 @@ from livetune.wire import value_from_proto
 from ltctl.text import arrow, safe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -106,6 +106,7 @@ def whole_job_data(job: types_pb2.Job) -> Data:
         **job_data(job),
         "variables": [variable_data(item) for item in job.variables],
         "triggers": [trigger_data(item) for item in job.triggers],
+        "scheduled": [change_data(item) for item in job.scheduled],
     }
 
 
@@ -198,6 +199,7 @@ def _outcome_data(outcome: types_pb2.Outcome) -> Data:
         "status": status(outcome),
         "effective": value_from_proto(outcome.effective),
         "reason": outcome.reason,
+        "used": list(outcome.used),
     }
 
 
@@ -237,6 +239,8 @@ def change_data(change: types_pb2.Change) -> Data:
         "applies": [apply_data(apply) for apply in change.applies],
         "lapsed": list(change.lapsed_ids),
         "undone_revision": change.undone_revision or None,
+        "at_step": change.at_step or None,
+        "scheduled_revision": change.scheduled_revision or None,
     }
 
 
@@ -277,6 +281,24 @@ def change_words(change: types_pb2.Change) -> str:
     return ", ".join(parts) + undo_words(change)
 
 
+def names_in(change: types_pb2.Change) -> set[str]:
+    """Return the names of the variables and triggers of a change."""
+    return {item.variable_id for item in change.assignments} | {item.trigger_id for item in change.firings}
+
+
+def waiting_words(change: types_pb2.Change) -> str:
+    """Return what a change that waits does, and when, in words."""
+    return f"{change_words(change)} at step {change.at_step}"
+
+
+def waiting_lines(changes: Iterable[types_pb2.Change]) -> Iterator[str]:
+    """Yield the changes that wait for their step, a line for each."""
+    for change in changes:
+        why = f'  "{safe(change.reason)}"' if change.reason else ""
+        who = safe(change.actor) or "unknown"
+        yield f"waits for step {change.at_step}: {change_words(change)}  (revision {change.revision}, by {who}){why}"
+
+
 def undo_words(change: types_pb2.Change) -> str:
     """Return a mark behind a change's words that tells which change it undoes; nothing if it undoes none."""
     return f" (undo of {change.undone_revision})" if change.undone_revision else ""
@@ -294,7 +316,7 @@ def applied_words(change: types_pb2.Change) -> str:
         for outcome in apply.outcomes:
             word = status(outcome)
             text = f"step {apply.step}" if word == "applied" else f"{word} at step {apply.step}"
-            text += rewritten_words(change, outcome)
+            text += rewritten_words(change, outcome) + used_words(outcome)
             if outcome.reason:
                 text += f" ({safe(outcome.reason)})"
             if text not in parts:
@@ -313,6 +335,17 @@ def rewritten_words(change: types_pb2.Change, outcome: types_pb2.Outcome) -> str
     if asked is None or status(outcome) != "applied" or not outcome.HasField("effective"):
         return ""
     return f" as {shown(outcome.effective)}" if outcome.effective != asked else ""
+
+
+def used_words(outcome: types_pb2.Outcome) -> str:
+    """Return what the first step after it used, where that is another number; nothing if it used the value."""
+    effective = value_from_proto(outcome.effective)
+    used = list(dict.fromkeys(outcome.used))
+    if not used or isinstance(effective, str) or effective is None:
+        return ""
+    if len(used) == 1 and math.isclose(used[0], effective, rel_tol=1e-6):
+        return ""
+    return f", that step used {', '.join(f'{number:.7g}' for number in used)}"
 
 
 def status_words(outcome: types_pb2.Outcome) -> str:

@@ -201,7 +201,7 @@ def _declare_variable(
 ) -> DeclaredVariable | None:
     if known is None:
         # A process that trained on while its daemon lost the store keeps what it uses: it is not moved by who forgot.
-        return DeclaredVariable(spec, spec.check(current))
+        return _in_use(spec, current)
     if known.declared_by in live:
         if differences := known.spec.differences(spec):
             raise DomainError(
@@ -213,9 +213,9 @@ def _declare_variable(
             )
         # A store that was restored from a backup must not move a running job back to what it once asked for; and what
         # was taken up from a checkpoint is not what the program declared before it read that.
-        return DeclaredVariable(spec, spec.check(current)) if adopt and current != known.desired else None
+        return _in_use(spec, current) if adopt and current != known.desired else None
     if adopt:
-        return DeclaredVariable(spec, spec.check(current))
+        return _in_use(spec, current)
     # The process that declared it is gone and this one takes up its run: its program is the one that counts now. The
     # value that was asked for stays, if the program still allows it.
     if spec.on_restart is RestartPolicy.RESET and (known.taken or not known.from_change):
@@ -224,6 +224,11 @@ def _declare_variable(
         return DeclaredVariable(spec, spec.check(known.desired))
     except DomainError:
         return DeclaredVariable(spec, spec.initial)
+
+
+def _in_use(spec: VariableSpec, current: Value) -> DeclaredVariable:
+    value = spec.check(current)
+    return DeclaredVariable(spec, value, in_use=value != spec.initial)
 
 
 def report_apply(

@@ -39,6 +39,7 @@ class Listener:
         self._declared = variable.value
         self._revision = self._current_revision()
         self._resumed = False
+        self._continues = False
         self.expect(more=True)
 
     def expect(self, *, more: bool) -> None:
@@ -73,13 +74,14 @@ class Listener:
         again, self._revision = revision != self._revision, revision
         if seen is not None and value == seen and not again:
             return value, News.NONE
-        inherited = bool(getattr(self._variable, "inherited", False))
+        # What a process takes over that went on from a checkpoint was said after that was written.
+        inherited = bool(getattr(self._variable, "inherited", False)) and not self._continues
         unsaid = seen is None and value == self._declared and not again
         return value, News.FIRST if inherited or unsaid else News.SAID
 
     def resume(self) -> None:
         """What was seen comes from a checkpoint: it goes on until the variable has been told something else."""
-        self._resumed = True
+        self._resumed = self._continues = True
 
     def _current_revision(self) -> int | None:
         revision: int | None = getattr(self._variable, "revision", None)
