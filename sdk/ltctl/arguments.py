@@ -9,7 +9,7 @@ import click
 
 from ltctl.text import did_you_mean
 
-_REVISION_MAX = 2**63 - 1
+_INT64_MAX = 2**63 - 1
 _DIGITS_MAX = 19
 _SECONDS_MAX = 30 * 86_400.0
 
@@ -36,7 +36,7 @@ def revision(text: str | int) -> int:
         click.BadParameter: It is none.
     """
     text = str(text)
-    if text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX and int(text) <= _REVISION_MAX:
+    if text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX and int(text) <= _INT64_MAX:
         return int(text)
     raise click.BadParameter(f"'{text}' is not a revision: a whole number, as ltctl history shows it")
 
@@ -53,6 +53,18 @@ def count(text: str | int) -> int:
     except ValueError:
         pass
     raise click.BadParameter(f"'{text}' is not a number from 1 on")
+
+
+def steps(text: str | int) -> int:
+    """Read a step, or a number of steps: one at least.
+
+    Raises:
+        click.BadParameter: It is none.
+    """
+    text = str(text)
+    if text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX and 0 < int(text) <= _INT64_MAX:
+        return int(text)
+    raise click.BadParameter(f"'{text}' is not a step: a whole number from 1 on, of 63 bits")
 
 
 def word(text: str) -> str:

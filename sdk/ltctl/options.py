@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ltctl.arguments import count, seconds, word
+from ltctl.arguments import seconds, steps, word
 from ltctl.text import out, safe, to_json, to_yaml
 
 T = TypeVar("T")
@@ -96,10 +96,10 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
 
 _WHEN_OPTIONS = (
     click.option(
-        "--at-step", type=count, metavar="N", help="Let it take effect at this step, and not before (ltctl cancel)."
+        "--at-step", type=steps, metavar="N", help="Let it take effect at this step, and not before (ltctl cancel)."
     ),
     click.option(
-        "--in", "in_steps", type=count, metavar="N",
+        "--in", "in_steps", type=steps, metavar="N",
         help="Let it take effect N steps after the one that the job last told, about a second ago.",
     ),
 )  # fmt: skip
