@@ -156,7 +156,7 @@ def cancel(job: Job, revision: int, *, actor: str = "", reason: str = "") -> Can
 def _why(state: ScheduledState | None) -> str:
     if state is None:
         return "none was scheduled at that revision"
-    return "it was cancelled" if state.cancelled else f"it was made, at revision {state.made}"
+    return f"it was made, at revision {state.made}" if state.made else "it was cancelled"
 
 
 def due(job: Job, rank: int, instance_id: str, revision: int) -> Changed | None:
