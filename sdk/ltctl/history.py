@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _PAGE = 1_000
 """The most that a daemon gives in one page, a count."""
+_PEOPLE = 100
+"""How many a person is shown who does not say how many, a count."""
 MEMORY_BYTES = 32 * 2**20
 """How much of the history waits in memory to be shown; the rest waits on disk."""
 
@@ -39,7 +42,10 @@ MEMORY_BYTES = 32 * 2**20
 @click.option("--until", type=moment, metavar="TIME", help="Only before then.")
 @click.option("--after", type=revision, default=0, metavar="REVISION", help="Only what is newer than this revision.")
 @click.option("--before", type=revision, metavar="REVISION", help="Only what is older than this one.")
-@click.option("-n", "--limit", type=count, default=100, show_default=True, metavar="N", help="The newest N of those.")
+@click.option(
+    "-n", "--limit", type=count, default=None, show_default="100; all in json, yaml, jsonl and name", metavar="N",
+    help="The newest N of those.",
+)  # fmt: skip
 @output_option
 @click.pass_obj
 def history(
@@ -51,7 +57,7 @@ def history(
     until: datetime | None,
     after: int,
     before: int | None,
-    limit: int,
+    limit: int | None,
     form: str,
 ) -> None:
     """List changes, newest last: who changed what, when, why, and at which step it took effect. Of all jobs, or of one.
@@ -89,7 +95,7 @@ def history(
 
     with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as spool:
         found = Found(spool)
-        found.read(client, request, limit)
+        found.read(client, request, limit or (_PEOPLE if form in ("table", "wide") else sys.maxsize))
         print_items(
             form,
             found.changes(),
