@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from livetuned.domain.job import AppliedValue, Job, RankState, ScheduledState, TriggerState, VariableState
 from livetuned.domain.records import (
@@ -37,6 +37,7 @@ from livetuned.domain.values import Value, ValueType
 CHECKSUM_BYTES = 16
 
 Raw = dict[str, Any]
+T = TypeVar("T")
 
 # A look into a dictionary takes a quarter of the time of an Enum's own, and a start makes 100,000 of them.
 _TYPES = {member.value: member for member in ValueType}
@@ -260,7 +261,7 @@ def _applied_to_raw(payload: Applied) -> Raw:
 
 
 def _write_scheduled(payload: Scheduled) -> str:
-    return f'{{"step":{payload.step},"change":{_write_changed(payload.change)}}}'
+    return f'{{"step":{_write_scalar(payload.step)},"change":{_write_changed(payload.change)}}}'
 
 
 def _cancelled_to_raw(payload: Cancelled) -> Raw:
@@ -344,6 +345,14 @@ def _trigger_to_raw(state: TriggerState) -> Raw:
 # -- from JSON --
 
 
+def _later(raw: Raw, key: str, default: T) -> T:
+    """Reads a field that schema 2 began without, and that is not written while it has its default."""
+    found = raw.get(key, default)
+    if type(found) is not type(default):
+        raise TypeError(f"{key} is {found!r}")
+    return found
+
+
 def _variable_spec(raw: Raw) -> VariableSpec:
     return VariableSpec(
         raw["name"],
@@ -367,7 +376,7 @@ def _declared(raw: Raw) -> Payload:
     return Declared(
         raw["instance_id"],
         tuple(
-            DeclaredVariable(_variable_spec(item["spec"]), item["desired"], item.get("in_use", False))
+            DeclaredVariable(_variable_spec(item["spec"]), item["desired"], _later(item, "in_use", False))
             for item in raw["variables"]
         ),
         tuple(TriggerSpec(**item) for item in raw["triggers"]),
@@ -382,7 +391,7 @@ def _changed(raw: Raw) -> Changed:
         tuple(Assignment(item["variable"], item["old"], item["new"]) for item in raw["assignments"]),
         tuple(Firing(item["trigger"], item["number"]) for item in raw["firings"]),
         raw.get("undoes", 0),
-        raw.get("scheduled", 0),
+        _later(raw, "scheduled", 0),
     )
 
 
@@ -398,7 +407,7 @@ def _applied(raw: Raw) -> Payload:
             ApplyStatus(item["status"]),
             item["effective"],
             item["reason"],
-            tuple(item.get("used", ())),
+            tuple(_later(item, "used", [])),
         )
         for item in raw["outcomes"]
     )
@@ -430,7 +439,7 @@ def _rank(raw: Raw) -> RankState:
         raw["revision"],
         raw["token_hash"],
         raw["applied_revision"],
-        raw.get("leads", False),
+        _later(raw, "leads", False),
     )
 
 

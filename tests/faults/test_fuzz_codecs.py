@@ -80,7 +80,9 @@ READERS: dict[type[Message], Callable[[Any], object]] = {
     types_pb2.Process: wire_codec.process_from_wire,
     types_pb2.Outcome: wire_codec.outcome_from_wire,
     control_pb2.VariableUpdate: wire_codec.update_from_wire,
-    job_pb2.VariableDeclaration: wire_codec.declaration_from_wire,
+    job_pb2.VariableDeclaration: lambda message: wire_codec.declaration_from_wire(message, "store"),
+    types_pb2.Change: wire_codec.kept_from_wire,
+    control_pb2.SetVariablesRequest: wire_codec.when_from_wire,
 }
 
 

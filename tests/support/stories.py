@@ -11,6 +11,7 @@ from livetuned.domain.records import (
     Applied,
     ApplyStatus,
     Assignment,
+    Cancelled,
     Changed,
     Declared,
     DeclaredVariable,
@@ -19,6 +20,7 @@ from livetuned.domain.records import (
     Outcome,
     Record,
     Registered,
+    Scheduled,
 )
 from livetuned.domain.specs import TriggerSpec, VariableSpec
 from livetuned.domain.state import State
@@ -38,12 +40,20 @@ def story(seed: int, length: int) -> list[Draft]:
     values: dict[str, dict[str, Value]] = {job: {"x": 0.0, "n": 0, "note": ""} for job in JOBS}
     fired = dict.fromkeys(JOBS, 0)
     last_change: dict[str, int] = {}
+    waits: dict[str, int] = {}
     while len(drafts) < length:
         job = generator.choice(JOBS)
         time_us = 1_700_000_000_000_000 + len(drafts)
         if job in last_change and generator.random() < 0.3:
             revision = last_change.pop(job)
             drafts.append(Draft(time_us, job, _apply(drafts[revision - 1].payload, revision, len(drafts))))
+        elif job in waits and generator.random() < 0.2:
+            revision = waits.pop(job)
+            drafts.append(Draft(time_us, job, _end_of_waiting(drafts[revision - 1].payload, revision, values[job])))
+        elif job not in waits and generator.random() < 0.1:
+            waits[job] = len(drafts) + 1
+            later = (Assignment("x", values[job]["x"], generator.random()),)
+            drafts.append(Draft(time_us, job, Scheduled(len(drafts), Changed("bob", "later", "", later, ()))))
         elif generator.random() < 0.1:
             fired[job] += 1
             drafts.append(Draft(time_us, job, Changed("ann", "", "", (), (Firing("save", fired[job]),))))
@@ -79,6 +89,15 @@ def _begin(job: str, port: int) -> list[Draft]:
             ),
         ),
     ]
+
+
+def _end_of_waiting(scheduled: object, revision: int, values: dict[str, Value]) -> Changed | Cancelled:
+    assert isinstance(scheduled, Scheduled)
+    if scheduled.step % 2:
+        return Cancelled(revision, "ann", "not needed")
+    old, new = values["x"], scheduled.change.assignments[0].new
+    values["x"] = new
+    return Changed("bob", "later", "", (Assignment("x", old, new),), (), scheduled=revision)
 
 
 def _apply(changed: object, revision: int, step: int) -> Applied:
