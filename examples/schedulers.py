@@ -62,16 +62,17 @@ def main() -> None:
 
     with livetune.init("schedulers") as job:
         lr = job.variable("lr", BASE_LR, min=1e-6, max=1.0, scale="log", doc="Learning rate; the peak, to begin with.")
-        control = livetune.RunControl(job, max_steps=options.steps)
+        control = livetune.RunControl(job)
         trainings = {mode.name: Training(lr, options.schedule, options.steps, mode) for mode in Mode}
 
-        while control.proceed():
-            step = job.current_step + 1
+        for step in range(1, options.steps + 1):
             batch = torch.randint(len(x), (256,))
             used = {name: training.step(x[batch], y[batch]) for name, training in trainings.items()}
             if lr.changed() or step % 250 == 0:
                 print(f"step {step} used lr: " + ", ".join(f"{name} {rate:.5f}" for name, rate in used.items()))
             job.step()  # the safe point: what changes here is used by the next step
+            if not control.proceed():
+                break
         print(f"ended at step {job.current_step}")
 
 
