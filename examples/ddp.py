@@ -26,7 +26,7 @@ from livetune.torch import Ranks, bind
 def main() -> None:
     """Train one rank."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=8_000, help="how many steps to train (%(default)s)")
+    parser.add_argument("--steps", type=int, default=6_000, help="how many steps to train (%(default)s)")
     options = parser.parse_args()
 
     dist.init_process_group("gloo")
