@@ -221,8 +221,9 @@ class Governor:
             new.base = value
         if first and scheduled:
             _log.warning(
-                "%s: the variable says %g, the schedule is built on %g: %g it is", self.slot.name, value, base, value
-            )
+                "%s: the variable says %g, but the schedule is built on %g: the variable's value is taken in its place",
+                self.slot.name, value, base,
+            )  # fmt: skip
         self._state = new
 
     def _base(self, group: Group) -> float:
