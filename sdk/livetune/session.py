@@ -65,6 +65,19 @@ class _Verdict:
     """What it assigns, as the program rewrote it; empty if it is refused."""
     refusals: dict[str, str] = field(default_factory=dict)
     """By name, why a part is refused."""
+    questions: list[m.Question] = field(default_factory=list)
+    """What other ranks are to be asked of its values."""
+
+
+@dataclass
+class _Proposed:
+    """Changes that are to take effect at the coming safe point, and what they come to."""
+
+    changes: list[tuple[int, _Waiting, _Verdict]] = field(default_factory=list)
+    winners: dict[str, int] = field(default_factory=dict)
+    """Revision of the change that gives a variable its value."""
+    in_use: dict[str, Scalar] = field(default_factory=dict)
+    """Values after all of it."""
 
 
 Judge = Callable[[str, Scalar, Scalar], "Scalar | m.Refusal"]
@@ -91,6 +104,7 @@ class Session:
         self._variables: dict[str, _Variable] = {}
         self._triggers: dict[str, _Trigger] = {}
         self._waiting: dict[int, _Waiting] = {}
+        self._proposed: _Proposed | None = None
         self._outbox: dict[tuple[int, str, tuple[str, ...]], m.Report] = {}
         """By revision, trigger and names: what is declared later takes up its part of a change later."""
         self._unanswered = 0
@@ -139,6 +153,27 @@ class Session:
         """Take an event and return what is to be done, in order."""
         return self._handlers[type(event)](event)
 
+    def propose(self, refusals: Mapping[tuple[int, str], str]) -> m.Proposal | None:
+        """Decide what becomes of the changes that wait, for a job of several ranks; it is done at the next `SafePoint`.
+
+        From here to there no event of the daemon may be handled; the program's may. Asked again, it decides anew.
+
+        Args:
+            refusals: What other ranks refuse of it, as a question's revision and name, with the reason.
+
+        Returns:
+            What the other ranks must be told; None if nothing waits.
+        """
+        proposed = self._decide(refusals)
+        if not proposed.changes:
+            return None
+        self._proposed = proposed
+        effects = [self._effect(revision, change, proposed) for revision, change, _ in proposed.changes]
+        return m.Proposal(
+            tuple(effect for effect in effects if effect.values or effect.firings),
+            tuple(question for _, _, verdict in proposed.changes for question in verdict.questions),
+        )
+
     def validate(self) -> None:
         """Check what must always hold; for tests.
 
@@ -172,37 +207,47 @@ class Session:
         return [m.Send(message) for message in messages]
 
     def _safe_point(self, event: m.SafePoint) -> list[m.Action]:
+        proposed, self._proposed = self._proposed or self._decide({}), None
+        for revision, _, _ in proposed.changes:
+            del self._waiting[revision]
+        actions: list[m.Action] = [m.Pending()] if self._waiting else []
+        for revision, change, verdict in proposed.changes:
+            effect = self._effect(revision, change, proposed)
+            actions += self._take_effect(revision, change, event.step, verdict, effect, proposed.in_use)
+        return actions
+
+    def _decide(self, refusals: Mapping[tuple[int, str], str]) -> _Proposed:
+        """Say what the changes that wait come to. Nothing is done: if a callback is interrupted, all is still there."""
         waiting = sorted(self._waiting.items())
         if self._unanswered:
             # A change that comes in the answers to several declarations is whole when the last answer is there, and
             # what follows it must not overtake it.
             waiting = list(takewhile(lambda item: not item[1].from_answer, waiting))
-        in_use = {name: variable.value for name, variable in self._variables.items()}
-        winners: dict[str, int] = {}
-        verdicts = []
+        proposed = _Proposed(in_use={name: variable.value for name, variable in self._variables.items()})
         for revision, change in waiting:
-            verdict = self._verdict(revision, change, in_use)
-            verdicts.append((revision, change, verdict))
-            in_use.update(verdict.values)
-            winners.update(dict.fromkeys(verdict.values, revision))
-        # Nothing was done so far: if a callback was interrupted, all of it is still there at the next safe point.
-        for revision, _ in waiting:
-            del self._waiting[revision]
-        actions: list[m.Action] = [m.Pending()] if self._waiting else []
-        for revision, change, verdict in verdicts:
-            actions += self._take_effect(revision, change, event.step, verdict, winners, in_use)
-        return actions
+            verdict = self._verdict(revision, change, proposed.in_use, refusals)
+            proposed.changes.append((revision, change, verdict))
+            proposed.in_use.update(verdict.values)
+            proposed.winners.update(dict.fromkeys(verdict.values, revision))
+        return proposed
 
-    def _verdict(self, revision: int, change: _Waiting, in_use: Mapping[str, Scalar]) -> _Verdict:
+    def _verdict(
+        self,
+        revision: int,
+        change: _Waiting,
+        in_use: Mapping[str, Scalar],
+        refusals: Mapping[tuple[int, str], str],
+    ) -> _Verdict:
         """Say what a change comes to after the ones before it: all of its values, or none."""
         verdict = _Verdict()
         refused = ""
         for name, value in change.assignments.items():
-            refusal = self._refusal(name, value)
+            refusal = refusals.get((revision, name)) or self._refusal(name, value)
             if refusal is None and value is not None and revision > self._variables[name].seen:
                 judged = self._judge(name, value, in_use[name])
                 if not isinstance(judged, m.Refusal):
                     verdict.values[name] = judged
+                    verdict.questions.append(m.Question(revision, name, judged, in_use[name]))
                     continue
                 refusal = judged.reason
             if refusal is not None:
@@ -213,7 +258,17 @@ class Session:
             for name in verdict.values:
                 verdict.refusals[name] = f"refused together with {refused!r}"
             verdict.values.clear()
+            verdict.questions.clear()
         return verdict
+
+    def _effect(self, revision: int, change: _Waiting, proposed: _Proposed) -> m.Effect:
+        values = {
+            name: (self._variables[name].value, proposed.in_use[name])
+            for name in change.assignments
+            if proposed.winners.get(name) == revision
+        }
+        of = revision if change.report else 0
+        return m.Effect(of, values, tuple(change.firings), change.reason, change.actor, change.from_answer)
 
     def _take_effect(
         self,
@@ -221,31 +276,25 @@ class Session:
         change: _Waiting,
         step: int,
         verdict: _Verdict,
-        winners: Mapping[str, int],
+        effect: m.Effect,
         in_use: Mapping[str, Scalar],
     ) -> list[m.Action]:
-        actions: list[m.Action] = []
         outcomes = []
-        values: dict[str, tuple[Scalar, Scalar]] = {}
-        of = revision if change.report else 0
         for name in change.assignments:
-            variable = self._variables.get(name)
+            # One that was declared after the decision takes its value over with the answer to that.
+            variable = self._variables.get(name) if name in in_use else None
             if variable is not None:
                 variable.seen = max(variable.seen, revision)  # what is refused is not asked again after a break
             if name in verdict.refusals:
                 outcomes.append(m.Outcome(name, m.Status.REFUSED, in_use.get(name), verdict.refusals[name]))
-            elif variable is None or winners.get(name) != revision:
+            elif variable is None or name not in effect.values:
                 outcomes.append(m.Outcome(name, m.Status.SUPERSEDED, in_use.get(name)))
             else:
-                old, variable.value = variable.value, in_use[name]
-                actions.append(m.Assign(name, variable.value, of, step, old != variable.value, change.from_answer))
+                variable.value = in_use[name]
                 outcomes.append(m.Outcome(name, m.Status.APPLIED, variable.value))
-                values[name] = (old, variable.value)
-        if values:
-            actions.append(m.Record(m.AppliedChange(of, step, values, change.reason, change.actor)))
         for name in change.firings:
             insort(self._triggers[name].visible, revision)
-            actions.append(m.Show(name, 1, revision, change.reason, change.actor))
+        actions = effect.actions(step)
         if outcomes and change.report:
             actions += self._report(m.Report(revision, step, tuple(outcomes)))
         return actions
