@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -63,6 +64,13 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
     if not ratios:
         return "-"
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def median_interval(values: Sequence[float]) -> str:
+    """Returns the median, and the interval that holds the true one with 95 % (order statistics, by the sign test)."""
+    ordered = sorted(values)
+    outside = max(0, math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered))))
+    return f"{statistics.median(ordered):.3f} ({ordered[outside]:.3f} to {ordered[-1 - outside]:.3f})"
 
 
 def left_out(what: str) -> None:

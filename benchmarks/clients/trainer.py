@@ -1,8 +1,9 @@
 """A training process that times its own steps: `trainer.py TARGET JOB [RANK WORLD_SIZE MEETING_FILE]`.
 
 Told by lines, answers with the nanoseconds that N steps took: `without N`, as if livetune were not there; `with N`,
-with the safe point, a bound learning rate and four variables read. `idle N VARIABLES` times N idle safe points alone,
-with so many variables more declared.
+with the safe point, a bound learning rate and four variables read; `idle N VARIABLES`, idle safe points alone, with so
+many variables more declared. `taken` answers how the changes of the last `with` took effect: when each of its safe
+points was over (nanoseconds of the system's monotonic clock), and the revision and the safe point of each change.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ lr = job.variable("lr", 1e-3, min=0.0, max=1.0)
 others = [job.variable(f"v{number}", 0.5) for number in range(4)]
 if leads and not job.wait_connected(20):
     sys.exit("not connected")
+points: list[int] = []
+changes: list[tuple[int, int]] = []
+lr.post_set(lambda _new, _old: changes.append((lr.revision, len(points))))
 
 
 def train() -> None:
@@ -60,11 +64,14 @@ def without(steps: int) -> int:
 
 def tuned(steps: int) -> int:
     binding = bind(optimizer, lr=lr)
+    points.clear()
+    changes.clear()
     begun = time.perf_counter_ns()
     for _ in range(steps):
         train()
         sum(variable.value for variable in others)
         job.step()
+        points.append(time.monotonic_ns())
     spent = time.perf_counter_ns() - begun
     binding.remove()
     return spent
@@ -86,7 +93,10 @@ sys.stdout.write(json.dumps("ready") + "\n")
 sys.stdout.flush()
 for line in sys.stdin:
     what, *numbers = line.split()
-    spent = {"without": without, "with": tuned, "idle": idle}[what](*map(int, numbers))
-    sys.stdout.write(json.dumps(spent) + "\n")
+    if what == "taken":
+        answer: object = [points, changes]
+    else:
+        answer = {"without": without, "with": tuned, "idle": idle}[what](*map(int, numbers))
+    sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 job.finish()

@@ -74,10 +74,9 @@ class Agenda:
     def __iter__(self) -> Iterator[m.ScheduledChange]:
         return (waiting.as_message(revision) for revision, waiting in self._entries.items())
 
-    @property
-    def next_step(self) -> int:
-        """The lowest step that one of them waits for; only where there are some."""
-        return min(waiting.step for waiting in self._entries.values())
+    def steps(self) -> list[int]:
+        """Return the steps that they wait for."""
+        return [waiting.step for waiting in self._entries.values()]
 
     @property
     def unsettled(self) -> bool:

@@ -86,7 +86,7 @@ class RunControl:
         log.warning("job %s: paused at step %d, holding %s", self._job.name, step, held())
         while self.paused.value and not self._stopped:
             time.sleep(PAUSE_SECONDS)
-            self._job.step(step)
+            self._job._still(step)  # noqa: SLF001 - this is what it is for
             self._stopped = self._stop()
         log.warning(
             "job %s: %s after %.1f s of pause", self._job.name, "stopped" if self._stopped else "goes on",

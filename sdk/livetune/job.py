@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from livetune import messages as m
 from livetune.checkpoint import Checkpoint
@@ -23,7 +23,7 @@ from livetune.errors import CheckpointError, DeclarationError, JobExistsError, J
 from livetune.files import chosen_files
 from livetune.logged import Logged
 from livetune.messages import AppliedChange
-from livetune.ranks import Agreement, Judgement, first_refusal
+from livetune.ranks import Agreement, Follower, Lockstep
 from livetune.session import Session
 from livetune.shared import Page
 from livetune.specs import (
@@ -175,8 +175,6 @@ class Job:
         self._logged = Logged(self._name)
         self._replay = replay
         self._recorder = recorder
-        # What was recorded has been judged: a replay does not ask the program again.
-        self._session = replay or Session(self._judge, self._logged)
         self._page = Page()
         self._checkpoint: Checkpoint | None = None
         """The one that the program went on from."""
@@ -188,16 +186,20 @@ class Job:
         self._connected = threading.Event()
         self._recorded = threading.Event()
         self._finished = False
-        # In a replay each rank is told by its file, the same as the others: there is nothing to agree on.
-        self._ranks = ranks if replay is None else None
-        self._follows = self._ranks is not None and self._ranks.rank > 0
-        """Another rank talks to the daemon."""
-        self._wanted = False
-        """Rank 0 has something to do at its next safe point but one, and has to say so."""
-        self._values: dict[str, m.Assign] = {}
-        """Values that rank 0 told this rank of before it declared the variable."""
+        self._session: Session | Follower | Replay
+        self._lockstep: Lockstep | None = None
+        self._backlog: list[m.Event] = []
+        """What the daemon said while the ranks knew what is to take effect, and it had not yet."""
+        follows = ranks is not None and ranks.rank > 0
+        if replay is not None:
+            # What was recorded has been judged, and each rank is told by its file, the same as the others.
+            self._session = replay
+        else:
+            self._session = session = Follower() if follows else Session(self._judge, self._logged)
+            if ranks is not None and ranks.size > 1:
+                self._lockstep = Lockstep(ranks, session, self._variables, lock=self._lock, take=self._take_changes)
         self._driver: Driver | None = None
-        if replay is None and not self._follows:
+        if replay is None and not follows:
             self._driver = Driver(identity, endpoint, self._deliver, self._reached)
         if ranks is not None:
             ranks.attach(self.step)
@@ -308,11 +310,8 @@ class Job:
         with self._lock:
             if self._declares(spec):
                 self._variables[name] = Variable(spec, spec.initial, shared=self._page, witness=self._witness)
-                if not self._follows:
-                    self._do(self._session.handle(m.VariableDeclared(spec)))
-                    self._restore_late(spec)
-                elif name in self._values:
-                    self._assign(self._values.pop(name))
+                self._do(self._session.handle(m.VariableDeclared(spec)))
+                self._restore_late(spec)
             return self._variables[name]
 
     def _restore_late(self, spec: VariableSpec) -> None:
@@ -342,8 +341,7 @@ class Job:
         with self._lock:
             if self._declares(spec):
                 self._triggers[name] = Trigger(spec, self._consume)
-                if not self._follows:
-                    self._do(self._session.handle(m.TriggerDeclared(spec)))
+                self._do(self._session.handle(m.TriggerDeclared(spec)))
             return self._triggers[name]
 
     def _declares(self, spec: VariableSpec | TriggerSpec) -> bool:
@@ -397,8 +395,7 @@ class Job:
                 run=session.run,
                 step=self._step,
                 variables={
-                    name: (variable.value, 0 if self._follows else session.revision_of(name))
-                    for name, variable in self._variables.items()
+                    name: (variable.value, session.revision_of(name)) for name, variable in self._variables.items()
                 },
                 scheduled=tuple(session.agenda),
             ).to_dict()
@@ -423,36 +420,18 @@ class Job:
         """
         if self._finished:
             raise JobFinishedError(f"job {self._name!r} has ended: it can't go on from a checkpoint")
-        told: object = None
-        if not self._follows:
-            try:
-                checkpoint = Checkpoint.from_dict(state)
-                checkpoint.check(variable.spec for variable in self._variables.values())
-                told = checkpoint, self._restore(checkpoint)
-            except CheckpointError as error:
-                told = error
-        if self._ranks is not None:
-            # Rank 0 knows what is newer than the checkpoint, and all use what it uses. A refusal is for all, too.
-            told = self._ranks.tell(told)
-        if isinstance(told, CheckpointError):
-            raise told
-        if self._follows:
-            checkpoint, assigned = cast("tuple[Checkpoint, list[m.Action]]", told)
-            self._resume(checkpoint, assigned)
+        if self._lockstep is None:
+            self._go_on_from(Checkpoint.from_dict(state))
+        else:
+            self._lockstep.go_on_from(state, self._go_on_from)
 
-    def _restore(self, checkpoint: Checkpoint) -> list[m.Action]:
-        """Go on from a checkpoint; return what is assigned."""
-        with self._lock:
-            names = self._variables.keys() & checkpoint.variables.keys()
-            actions = self._session.handle(checkpoint.restored(names, scheduled=True))
-            self._resume(checkpoint, actions)
-            return [action for action in actions if isinstance(action, m.Assign)]
-
-    def _resume(self, checkpoint: Checkpoint, actions: list[m.Action]) -> None:
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        checkpoint.check(variable.spec for variable in self._variables.values())
         with self._lock:
             self._step = checkpoint.step
             self._checkpoint = checkpoint
-            self._do(actions)
+            names = self._variables.keys() & checkpoint.variables.keys()
+            self._do(self._session.handle(checkpoint.restored(names, scheduled=True)))
 
     def log(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
         """Log numbers of the training, for whoever watches it: ``job.log(loss=loss, accuracy=0.9)``.
@@ -496,10 +475,10 @@ class Job:
             if not self._started and self._recorder is not None:
                 self._recorder.begin(self._step, self._session.store_id)
             self._started = True
-            if self._ranks is None:
+            if self._lockstep is None:
                 self._take_changes()
             else:
-                self._agree(self._ranks)
+                self._meet(self._lockstep)
             reactions, self._reactions = self._reactions, []
             # Without the lock: what reacts may take its time, and the daemon is listened to meanwhile.
             for variable, new, old in reactions:
@@ -510,56 +489,32 @@ class Job:
     def _take_changes(self) -> None:
         with self._lock:
             actions = self._session.handle(m.SafePoint(self._step))
-            self._pending = False
-            self._take_effect(actions)
+            self._pending = self._lockstep is not None  # each rank has its part in every safe point
+            self._do(actions)
+            if self._recorder is not None:
+                self._recorder.safe_point(self._step, actions, self._session.store_id)
             self._pending = self._pending or bool(self._reactions)
-
-    def _take_effect(self, actions: list[m.Action]) -> None:
-        self._do(actions)
-        if self._recorder is not None:
-            self._recorder.safe_point(self._step, actions, self._session.store_id)
+            self._catch_up()
 
     def _judge(self, name: str, value: Scalar, old: Scalar) -> Scalar | m.Refusal:
-        verdict = self._variables[name]._callbacks.judge(value, old)  # noqa: SLF001 - the safe point asks it
-        if self._ranks is None or isinstance(verdict, m.Refusal):
-            return verdict
-        self._ranks.tell((name, verdict, old))
-        return first_refusal(self._ranks.gather(verdict)) or verdict
+        return self._variables[name]._callbacks.judge(value, old)  # noqa: SLF001 - the safe point asks it
 
-    # -- the same step on all ranks --
-
-    def _agree(self, ranks: Agreement) -> None:
-        """Be at the safe point together with the other ranks. `_pending` stays set: each of them has its part in it."""
+    def _meet(self, lockstep: Lockstep) -> None:
         try:
-            with self._lock:
-                wanted, self._wanted = self._wanted, False
-            if not ranks.turn(wanted):
-                return
-            if self._follows:
-                self._follow(ranks)
-            else:
-                self._lead(ranks)
+            lockstep.at_safe_point(self._step)
         except Exception:
             # A rank is gone. Nobody knows what the others were told last: no change takes effect any more.
             log.exception(
                 "job %s: the ranks can't agree any more; training goes on, and no change is taken", self._name
             )
-            self._ranks = None
+            self._lockstep = None
             self._leave()
 
-    def _lead(self, ranks: Agreement) -> None:
-        with self._lock:
-            actions = self._session.handle(m.SafePoint(self._step))
-            ranks.tell([action for action in actions if isinstance(action, (m.Assign, m.Show, m.Record))])
-            self._take_effect(actions)
-
-    def _follow(self, ranks: Agreement) -> None:
-        while not isinstance(message := ranks.tell(None), list):
-            name, value, old = cast("Judgement", message)
-            variable = self._variables.get(name)
-            ranks.gather(None if variable is None else variable._callbacks.veto(value, old))  # noqa: SLF001
-        with self._lock:
-            self._take_effect(message)
+    def _still(self, step: int) -> None:
+        """Be at the safe point of a run that stands still: the ranks, which all do, meet at each of these."""
+        if self._lockstep is not None:
+            self._lockstep.hurry()
+        self.step(step)
 
     def _leave(self) -> None:
         """Stop talking to the daemon: it shows that the job is lost."""
@@ -571,14 +526,12 @@ class Job:
             driver.stop(STOP_SECONDS)
 
     def _witness(self, event: m.Witnessed | m.Used) -> None:
-        if not self._follows:  # what rank 0 acknowledges stands for all
-            with self._lock:
-                self._do(self._session.handle(event))
+        with self._lock:
+            self._do(self._session.handle(event))
 
     def _consume(self, trigger: str) -> None:
         with self._lock:
-            if not self._follows:  # rank 0 consumes it as well, and reports
-                self._do(self._session.handle(m.FiringConsumed(trigger, self._step)))
+            self._do(self._session.handle(m.FiringConsumed(trigger, self._step)))
             if self._recorder is not None:
                 self._recorder.consumed(trigger, self._step)
 
@@ -586,6 +539,9 @@ class Job:
         """Take an event on the driver's thread."""
         with self._lock:
             if self._driver is None:
+                return
+            if self._lockstep is not None and self._lockstep.proposed and not isinstance(event, m.Tick):
+                self._backlog.append(event)
                 return
             if isinstance(event, m.Registered):
                 self._port = event.port
@@ -596,6 +552,11 @@ class Job:
                 self._connected.set()
             else:
                 self._connected.clear()
+
+    def _catch_up(self) -> None:
+        backlog, self._backlog = self._backlog, []
+        for event in backlog:
+            self._deliver(event)
 
     def _do(self, actions: list[m.Action]) -> None:
         for action in actions:
@@ -610,17 +571,14 @@ class Job:
             elif isinstance(action, m.Record):
                 self._changes.append(action.change)
             elif isinstance(action, m.Pending):
-                self._pending = self._wanted = True
+                self._pending = True
             elif isinstance(action, m.Warn):
                 log.warning("job %s: %s", self._name, action.text)
             else:
                 self._recorded.set()
 
     def _assign(self, action: m.Assign) -> None:
-        variable = self._variables.get(action.name)
-        if variable is None:
-            self._values[action.name] = action
-            return
+        variable = self._variables[action.name]
         if variable._callbacks.post:  # noqa: SLF001
             self._reactions.append((variable, action.value, variable.value))
         self._page.put(variable, action)
@@ -695,6 +653,8 @@ class Job:
                 self._ended(failed=failed)
                 return
             self._finished = True
+            self._lockstep = None
+            self._catch_up()
             # Exceptions carry names of files, and those anything; the wire carries UTF-8.
             self._do(self._session.handle(m.Finish(failed, utf8(message, 1000), self._step)))
         if driver.trying:
@@ -708,7 +668,7 @@ class Job:
             if recorder is not None:
                 recorder.end(self._step, self._session.store_id, failed=failed)
         self._finished = True
-        self._ranks = None
+        self._lockstep = None
         self._pending = False
         with _live_lock:
             if _live.get(self._name) is self:
@@ -732,7 +692,7 @@ class Job:
         """In a forked child: no network, no threads, no end to report; values are the parent's."""
         self._page.follow(self._variables.values())
         self._driver = None
-        self._ranks = None
+        self._lockstep = None
         self._finished = True
         self._pending = False
         self._logged = Logged(self._name)  # what is on its way from a GPU is the parent's

@@ -196,6 +196,13 @@ class Restored:
     scheduled: tuple[ScheduledChange, ...]
     step: int
 
+    def assigned(self) -> list[Action]:
+        """Return what gives all of its variables their values."""
+        return [
+            Assign(name, value, revision, self.step, changed=True, inherited=True)
+            for name, value, revision in self.variables
+        ]
+
 
 @dataclass(frozen=True)
 class Witnessed:
@@ -421,3 +428,50 @@ class Ended:
 
 
 Action = Send | Pending | Assign | Show | Record | Warn | Reconnect | Ended
+
+# --- Between ranks ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whether another rank's program takes a value, too."""
+
+    revision: int
+    name: str
+    value: Scalar
+    old: Scalar
+    """The value that it would be used instead of."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a change brings at the safe point at which it takes effect, whichever step that will be."""
+
+    revision: int
+    """0 if no change had set the value that is taken over."""
+    values: dict[str, tuple[Scalar, Scalar]]
+    """Old and new value per variable."""
+    firings: tuple[str, ...]
+    reason: str
+    actor: str
+    inherited: bool
+
+    def actions(self, step: int) -> list[Action]:
+        """Return what is to be done at the safe point of a step."""
+        actions: list[Action] = [
+            Assign(name, new, self.revision, step, old != new, self.inherited)
+            for name, (old, new) in self.values.items()
+        ]
+        if self.values:
+            actions.append(Record(AppliedChange(self.revision, step, self.values, self.reason, self.actor)))
+        return actions + [Show(trigger, 1, self.revision, self.reason, self.actor) for trigger in self.firings]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What is to take effect on all ranks, and what the others are asked before."""
+
+    effects: tuple[Effect, ...]
+    questions: tuple[Question, ...]
+    step: int = 0
+    """The highest step that a part of it waits for, 0 for none: not before that is it to take effect."""

@@ -60,6 +60,19 @@ class _Verdict:
     """What it assigns, as the program rewrote it; empty if it is refused."""
     refusals: dict[str, str] = field(default_factory=dict)
     """By name, why a part is refused."""
+    questions: list[m.Question] = field(default_factory=list)
+    """What other ranks are to be asked of its values."""
+
+
+@dataclass
+class _Proposed:
+    """Changes that are to take effect at the coming safe point, and what they come to."""
+
+    changes: list[tuple[int, Waiting, _Verdict]] = field(default_factory=list)
+    winners: dict[str, int] = field(default_factory=dict)
+    """Revision of the change that gives a variable its value."""
+    in_use: dict[str, Scalar] = field(default_factory=dict)
+    """Values after all of it."""
 
 
 Judge = Callable[[str, Scalar, Scalar], "Scalar | m.Refusal"]
@@ -87,6 +100,7 @@ class Session:
         self._triggers: dict[str, _Trigger] = {}
         self._waiting: dict[int, Waiting] = {}
         self._agenda = Agenda()
+        self._proposed: _Proposed | None = None
         self._outbox: dict[Key, m.Report] = {}
         """By revision, trigger and names: what is declared later takes up its part of a change later."""
         self._witnesses = Witnesses()
@@ -143,6 +157,11 @@ class Session:
         """The changes that wait for their step; to be read only."""
         return self._agenda
 
+    def next_step(self, after: int) -> int:
+        """Return the lowest step after a step that a change waits for; 0 if none does."""
+        steps = [*(change.step for change in self._waiting.values()), *self._agenda.steps()]
+        return min((step for step in steps if step > after), default=0)
+
     def revision_of(self, name: str) -> int:
         """Return the revision of the newest record of a declared variable that was taken."""
         return self._variables[name].seen
@@ -155,6 +174,29 @@ class Session:
     def handle(self, event: m.Event) -> list[m.Action]:
         """Take an event and return what is to be done, in order."""
         return self._handlers[type(event)](event)
+
+    def propose(self, refusals: Mapping[tuple[int, str], str], step: int) -> m.Proposal | None:
+        """Decide what becomes of the changes that wait, for a job of several ranks; it is done at the next `SafePoint`.
+
+        From here to there no event of the daemon may be handled; the program's may. Asked again, it decides anew.
+
+        Args:
+            refusals: What other ranks refuse of it, as a question's revision and name, with the reason.
+            step: The step that will be reached by then.
+
+        Returns:
+            What the other ranks must be told; None if nothing waits.
+        """
+        proposed = self._decide(refusals, step)
+        if not proposed.changes:
+            return None
+        self._proposed = proposed
+        effects = [self._effect(revision, change, proposed) for revision, change, _ in proposed.changes]
+        return m.Proposal(
+            tuple(effect for effect in effects if effect.values or effect.firings),
+            tuple(question for _, _, verdict in proposed.changes for question in verdict.questions),
+            max(change.step for _, change, _ in proposed.changes),
+        )
 
     def validate(self) -> None:
         """Check what must always hold; for tests.
@@ -196,7 +238,29 @@ class Session:
         return actions
 
     def _safe_point(self, event: m.SafePoint) -> list[m.Action]:
-        waiting = sorted(item for item in self._waiting.items() if item[1].step <= event.step)
+        proposed, self._proposed = self._proposed or self._decide({}, event.step), None
+        for revision, change, _ in proposed.changes:
+            if change.scheduled:
+                self._agenda.done(revision)
+            else:
+                del self._waiting[revision]
+        actions = self._more_waits(event.step)
+        for revision, change, verdict in proposed.changes:
+            effect = self._effect(revision, change, proposed)
+            actions += self._take_effect(revision, change, event.step, verdict, effect, proposed.in_use)
+        return actions
+
+    def _more_waits(self, step: int) -> list[m.Action]:
+        pending = [m.Pending()] if any(change.step <= step for change in self._waiting.values()) else []
+        later = self.next_step(step)
+        return [*pending, *([m.Pending(later)] if later else [])]
+
+    def _decide(self, refusals: Mapping[tuple[int, str], str], step: int) -> _Proposed:
+        """Say what the changes that wait for a step, or for none, come to there.
+
+        Nothing is done: if a callback is interrupted, all is still there.
+        """
+        waiting = sorted(item for item in self._waiting.items() if item[1].step <= step)
         if self._agenda.unsettled:
             waiting = []
         if self._unanswered:
@@ -204,46 +268,33 @@ class Session:
             # what follows it must not overtake it.
             waiting = list(takewhile(lambda item: not item[1].from_answer, waiting))
         # What was scheduled takes its place in the order when its step has come: behind all that is there.
-        waiting += self._agenda.due(event.step)
-        in_use = {name: variable.value for name, variable in self._variables.items()}
-        winners: dict[str, int] = {}
-        verdicts = []
+        waiting += self._agenda.due(step)
+        proposed = _Proposed(in_use={name: variable.value for name, variable in self._variables.items()})
         for revision, change in waiting:
-            verdict = self._verdict(revision, change, in_use)
-            verdicts.append((revision, change, verdict))
-            in_use.update(verdict.values)
-            winners.update(dict.fromkeys(verdict.values, revision))
-        # Nothing was done so far: if a callback was interrupted, all of it is still there at the next safe point.
-        for revision, change in waiting:
-            if change.scheduled:
-                self._agenda.done(revision)
-            else:
-                del self._waiting[revision]
-        actions = self._more_waits(event.step)
-        for revision, change, verdict in verdicts:
-            actions += self._take_effect(revision, change, event.step, verdict, winners, in_use)
-        return actions
+            verdict = self._verdict(revision, change, proposed.in_use, refusals)
+            proposed.changes.append((revision, change, verdict))
+            proposed.in_use.update(verdict.values)
+            proposed.winners.update(dict.fromkeys(verdict.values, revision))
+        return proposed
 
-    def _more_waits(self, step: int) -> list[m.Action]:
-        actions: list[m.Action] = []
-        if any(change.step <= step for change in self._waiting.values()):
-            actions.append(m.Pending())
-        steps = [change.step for change in self._waiting.values() if change.step > step]
-        if self._agenda:
-            steps.append(self._agenda.next_step)
-        return [*actions, m.Pending(min(steps))] if steps else actions
-
-    def _verdict(self, revision: int, change: Waiting, in_use: Mapping[str, Scalar]) -> _Verdict:
+    def _verdict(
+        self,
+        revision: int,
+        change: Waiting,
+        in_use: Mapping[str, Scalar],
+        refusals: Mapping[tuple[int, str], str],
+    ) -> _Verdict:
         """Say what a change comes to after the ones before it: all of its values, or none."""
         verdict = _Verdict()
         refused = ""
         for name, value in change.assignments.items():
-            refusal = self._refusal(name, value)
+            refusal = refusals.get((revision, name)) or self._refusal(name, value)
             in_order = change.scheduled or (name in self._variables and revision > self._variables[name].seen)
             if refusal is None and value is not None and in_order:
                 judged = self._judge(name, value, in_use[name])
                 if not isinstance(judged, m.Refusal):
                     verdict.values[name] = judged
+                    verdict.questions.append(m.Question(revision, name, judged, in_use[name]))
                     continue
                 refusal = judged.reason
             if refusal is not None:
@@ -254,7 +305,17 @@ class Session:
             for name in verdict.values:
                 verdict.refusals[name] = f"refused together with {refused!r}"
             verdict.values.clear()
+            verdict.questions.clear()
         return verdict
+
+    def _effect(self, revision: int, change: Waiting, proposed: _Proposed) -> m.Effect:
+        values = {
+            name: (self._variables[name].value, proposed.in_use[name])
+            for name in change.assignments
+            if proposed.winners.get(name) == revision
+        }
+        of = revision if change.report else 0
+        return m.Effect(of, values, tuple(change.firings), change.reason, change.actor, change.from_answer)
 
     def _take_effect(
         self,
@@ -262,30 +323,24 @@ class Session:
         change: Waiting,
         step: int,
         verdict: _Verdict,
-        winners: Mapping[str, int],
+        effect: m.Effect,
         in_use: Mapping[str, Scalar],
     ) -> list[m.Action]:
-        actions: list[m.Action] = []
         outcomes = []
-        values: dict[str, tuple[Scalar, Scalar]] = {}
-        of = revision if change.report else 0
         for name in change.assignments:
-            variable = self._variables.get(name)
+            # One that was declared after the decision takes its value over with the answer to that.
+            variable = self._variables.get(name) if name in in_use else None
             if variable is not None and not change.scheduled:
                 variable.seen = max(variable.seen, revision)  # what is refused is not asked again after a break
             if name in verdict.refusals:
                 outcomes.append(m.Outcome(name, m.Status.REFUSED, in_use.get(name), verdict.refusals[name]))
-            elif variable is None or winners.get(name) != revision:
+            elif variable is None or name not in effect.values:
                 outcomes.append(m.Outcome(name, m.Status.SUPERSEDED, in_use.get(name)))
             else:
-                old, variable.value = variable.value, in_use[name]
-                variable.changed = of
+                variable.value = in_use[name]
+                variable.changed = revision if change.report else 0
                 variable.restored = None
-                actions.append(m.Assign(name, variable.value, of, step, old != variable.value, change.from_answer))
                 outcomes.append(m.Outcome(name, m.Status.APPLIED, variable.value))
-                values[name] = (old, variable.value)
-        if values:
-            actions.append(m.Record(m.AppliedChange(of, step, values, change.reason, change.actor)))
         for name in change.firings:
             trigger = self._triggers.get(name)
             if trigger is None:
@@ -296,7 +351,7 @@ class Session:
                 trigger.seen.update(() if change.strange else (revision,))
             else:
                 insort(trigger.visible, revision)
-            actions.append(m.Show(name, 1, revision, change.reason, change.actor))
+        actions = effect.actions(step)
         if (outcomes or change.scheduled) and change.report and not change.strange:
             actions += self._report(m.Report(revision, step, tuple(outcomes), scheduled=change.scheduled))
         return actions
@@ -362,7 +417,8 @@ class Session:
         actions += self._declare(tuple(taken), ())
         told = self._agenda.restore(event.scheduled, event.store_id, event.run)
         actions += [m.Send(m.Reschedule(change)) for change in told]
-        return actions + ([m.Pending(self._agenda.next_step)] if self._agenda else [])
+        later = self.next_step(event.step)
+        return [*actions, *([m.Pending(later)] if later else [])]
 
     def _tick(self, event: m.Tick) -> list[m.Action]:
         if not self._open:

@@ -1,7 +1,8 @@
 """A distributed training process for tests: one rank of a gloo job; says at which step it saw which values.
 
 `ranked.py JOB RANK WORLD_SIZE MEETING_FILE [HOW]`; HOW is "uneven" (each rank has another number of inputs, joined), "veto"
-(rank 1 has its own word on lr), or "alone" (each rank talks to the daemon by itself).
+(rank 1 has its own word on lr), "late" (it comes by it after some hundred steps), "numbered" (each rank numbers its steps
+by itself), "held" (a RunControl is obeyed), or "alone" (each rank talks to the daemon by itself).
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ stop = job.trigger("stop")
 save = job.trigger("save")
 linear = torch.nn.Linear(4, 1)
 model = linear if how == "alone" else DistributedDataParallel(linear)
+text = job.variable("text", "")
+control = livetune.RunControl(job) if how == "held" else None
+passed = 0
 seen: list[tuple[int, float, float]] = []
 saved: list[int] = []
 
@@ -44,17 +48,17 @@ def say(**facts: object) -> None:
     sys.stdout.flush()
 
 
+def small(new: float, _old: float) -> None:
+    if new > 1.0:
+        raise livetune.Veto("rank 1 takes nothing above 1")
+
+
 if how == "veto" and rank == 1:
-
-    def small(new: float, _old: float) -> None:
-        if new > 1.0:
-            raise livetune.Veto("rank 1 takes nothing above 1")
-
     lr.on_set(small)
 
 
 def note(_new: float, _old: float) -> None:
-    seen.append((job.current_step, lr.value, wd.value))
+    seen.append((passed, lr.value, wd.value))
 
 
 lr.post_set(note)
@@ -63,11 +67,17 @@ wd.post_set(note)
 
 def train() -> bool:
     """One step; says whether it was the last one."""
+    global passed  # noqa: PLW0603 - a script counts its own steps
     model(torch.ones(2, 4)).sum().backward()
-    job.step()
+    passed += 1
+    job.step(7 * passed + rank if how == "numbered" else None)
+    if how == "late" and passed == 300 and rank == 1:
+        lr.on_set(small)
+    if how == "late" and passed == 600:  # three meetings later at the least
+        say(late=True)
     if save():
-        saved.append(job.current_step)
-    return stop()
+        saved.append(passed)
+    return stop() if control is None else not control.proceed()
 
 
 say(ready=True)
@@ -79,6 +89,9 @@ if how == "uneven":
 else:
     while not train():
         pass
-say(seen=seen, saved=saved, step=job.current_step, values=[lr.value, wd.value], reported=len(job.changes))
+say(
+    seen=seen, saved=saved, passed=passed, step=job.current_step, values=[lr.value, wd.value], text=text.value,
+    changes=[(change.revision, change.step) for change in job.changes],
+)  # fmt: skip
 job.finish()
 dist.destroy_process_group()

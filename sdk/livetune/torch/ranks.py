@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
@@ -13,6 +14,10 @@ from torch.distributed.algorithms.join import Join, Joinable, JoinHook
 from livetune.errors import LiveTuneError
 
 __all__ = ["Ranks", "RanksError"]
+
+BUFFER_BYTES = 1024
+"""Size of what travels at every meeting; what is longer takes a second broadcast."""
+_LENGTH_BYTES = 4
 
 
 class RanksError(LiveTuneError, RuntimeError):
@@ -29,8 +34,11 @@ class Ranks(Joinable):
     DistributedDataParallel, a rank that is missing is waited for. Where the ranks have different numbers of inputs, it
     is joined with the model: ``with Join([model, ranks]): ...``; who has run out then goes on taking changes.
 
-    Changes take effect one safe point later than in a job of one process. With gradient accumulation ``job.step()`` may
-    stand in either loop, the same on all ranks. The cost of an idle step is in benchmarks/README.md.
+    The ranks meet about ten times a second, or at every step where steps are longer: a change takes effect at the safe
+    point after the meeting that follows it, one later where another rank than 0 has ``on_set`` callbacks. Those that
+    are registered on such a rank after its first ``job.step()`` are asked from the meeting after the next one on. With
+    gradient accumulation ``job.step()`` may stand in either loop, the same on all ranks. The cost of a step is in
+    benchmarks/README.md.
 
     Args:
         group: The process group of the job; None for the default one. Messages go through a gloo group of the same
@@ -67,7 +75,16 @@ class Ranks(Joinable):
             on_gpu = "nccl" in str(dist.get_backend(whole))
             join_device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self._device = join_device
-        self._announced: tuple[dist.Work, torch.Tensor] | None = None
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._message = torch.frombuffer(self._buffer, dtype=torch.uint8)
+        self._long = b""
+        """What does not fit; on rank 0."""
+        self._answer = torch.zeros(1, dtype=torch.uint8)
+        self._sending: dist.Work | None = None
+        self._polling: dist.Work | None = None
+        self._hand = torch.zeros(1, dtype=torch.uint8)
+        # Nobody waits for it: the byte itself tells when one has come.
+        self._hands = dist.irecv(self._hand, None, group=self._group) if self._rank == 0 and self._size > 1 else None
         self._step: Callable[[], None] | None = None
         self._joined = False
 
@@ -93,29 +110,65 @@ class Ranks(Joinable):
             raise RanksError("these Ranks() belong to another job: make new ones")
         self._step = step
 
-    def turn(self, wanted: bool) -> bool:
-        """Say (rank 0) or learn whether there will be something to do at the next safe point."""
+    def passed(self) -> None:
+        """Note that this rank is at a safe point, and has inputs."""
         if self._join_config.enable and not self._joined:
             Join.notify_join_context(self)
-        before, self._announced = self._announced, None
-        if before is not None:
-            before[0].wait()
-        flag = torch.tensor([wanted], dtype=torch.uint8)
-        work = dist.broadcast(flag, self._leader, group=self._group, async_op=True)
-        self._announced = cast("dist.Work", work), flag
-        return before is not None and bool(before[1])
 
-    def tell(self, message: object) -> object:
-        """Bring a message from rank 0 to all ranks."""
+    def send(self, message: object) -> None:
+        """Begin to bring a message from rank 0 to all ranks."""
+        if self._rank == 0:
+            packed = pickle.dumps(message)
+            fits = len(packed) <= BUFFER_BYTES - _LENGTH_BYTES
+            self._long = b"" if fits else packed
+            self._buffer[:_LENGTH_BYTES] = len(packed).to_bytes(_LENGTH_BYTES, "little")
+            if fits:
+                self._buffer[_LENGTH_BYTES : _LENGTH_BYTES + len(packed)] = packed
+        self._sending = dist.broadcast(self._message, self._leader, group=self._group, async_op=True)
+
+    def receive(self) -> Any:
+        """Return that message."""
+        _wait(self._sending)
+        length = int.from_bytes(self._buffer[:_LENGTH_BYTES], "little")
+        if length <= BUFFER_BYTES - _LENGTH_BYTES:
+            packed = bytes(self._buffer[_LENGTH_BYTES : _LENGTH_BYTES + length])
+        else:
+            whole = bytearray(self._long or bytes(length))
+            dist.broadcast(torch.frombuffer(whole, dtype=torch.uint8), self._leader, group=self._group)
+            packed = bytes(whole)
+        return pickle.loads(packed)  # noqa: S301 - from this job's own rank 0, as all that its ranks exchange
+
+    def poll(self, yes: bool) -> None:
+        """Begin to learn whether any rank says yes."""
+        self._answer[0] = yes
+        self._polling = dist.all_reduce(self._answer, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def polled(self) -> bool:
+        """Return whether any rank did."""
+        _wait(self._polling)
+        return bool(self._answer[0])
+
+    def share(self, message: object) -> Any:
+        """Bring a message from rank 0 to all ranks, and wait for it."""
         box = [message]
         dist.broadcast_object_list(box, self._leader, group=self._group)
         return box[0]
 
-    def gather(self, answer: object) -> list[object]:
+    def gather(self, answer: object) -> list[Any]:
         """Bring an answer of each rank to rank 0."""
-        answers: list[object] | None = [None] * self._size if self._rank == 0 else None
+        answers: list[Any] | None = [None] * self._size if self._rank == 0 else None
         dist.gather_object(answer, answers, self._leader, group=self._group)
         return answers or []
+
+    def raise_hand(self) -> None:
+        """Tell rank 0 that this rank is to be asked from now on."""
+        self._hand[0] = 1
+        self._hands = dist.isend(self._hand, self._leader, group=self._group)
+
+    @property
+    def hand_raised(self) -> bool:
+        """For rank 0: whether any rank has raised its hand."""
+        return bool(self._hand[0])
 
     # -- for torch's Join: uneven inputs --
 
@@ -149,3 +202,8 @@ class _Joined(JoinHook):
     def post_hook(self, is_last_joiner: bool) -> None:
         del is_last_joiner
         self._ranks._joined = False  # noqa: SLF001
+
+
+def _wait(work: dist.Work | None) -> None:
+    if work is not None:
+        work.wait()
