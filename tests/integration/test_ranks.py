@@ -104,6 +104,36 @@ def test_ranks_agree_while_the_daemon_dies_and_comes_back(daemon: Daemon, tmp_pa
     assert all(told[0]["seen"] == other["seen"] for other in told[1:])
 
 
+def test_what_waits_for_a_step_takes_effect_exactly_there_on_all_ranks(daemon: Daemon, tmp_path: Path) -> None:
+    shell = Shell(daemon)
+    with running(daemon, tmp_path) as ranks:
+        eventually(lambda: shell.data("describe", "vgg")["step"] > 0, 20)
+        steps = []
+        for number in range(1, 4):
+            made = shell.data("set", "vgg", f"lr={number}", f"wd={-number}", "--in", str(2_000 + 500 * number))
+            steps.append(made["at_step"])
+        fired = shell.data("trigger", "vgg", "save", "--in", "4000")["at_step"]
+        daemon.kill()  # rank 0 keeps them
+        daemon.start()
+        eventually(lambda: shell.data("describe", "vgg")["step"] > fired + 200, 90)
+        kept = shell.data("set", "vgg", "lr=9", "--in", "1000000")["at_step"]
+        assert 0 == shell("trigger", "vgg", "stop").code
+        told = ends(ranks)
+        assert [0] * SIZE == [rank.process.wait(30) for rank in ranks]
+    seen = [[step, float(number), float(-number)] for number, step in enumerate(steps, 1) for _ in ("lr", "wd")]
+    assert [seen] * SIZE == [rank["seen"] for rank in told]
+    assert [[fired]] * SIZE == [rank["saved"] for rank in told]
+    # All ranks go on from the checkpoint of rank 0, with what waits.
+    again = tmp_path / "again"
+    again.mkdir()
+    with running(daemon, again, f"from {tmp_path / 'meeting.state'}", 2) as ranks:
+        assert [kept] == [change["at_step"] for change in shell.data("get", "vgg")["scheduled"]]
+        assert 0 == shell("trigger", "vgg", "stop").code
+        told = ends(ranks)
+    assert [[3.0, -3.0]] * 2 == [rank["values"] for rank in told]
+    assert told[0]["step"] == told[1]["step"] > fired + 200
+
+
 def test_a_veto_of_one_rank_is_a_veto_of_all(daemon: Daemon, tmp_path: Path) -> None:
     shell = Shell(daemon)
     with running(daemon, tmp_path, "veto", 2) as ranks:

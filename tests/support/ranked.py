@@ -2,7 +2,8 @@
 
 `ranked.py JOB RANK WORLD_SIZE MEETING_FILE [HOW]`; HOW is "uneven" (each rank has another number of inputs, joined), "veto"
 (rank 1 has its own word on lr), "late" (it comes by it after some hundred steps), "numbered" (each rank numbers its steps
-by itself), "held" (a RunControl is obeyed), or "alone" (each rank talks to the daemon by itself).
+by itself), "held" (a RunControl is obeyed), "alone" (each rank talks to the daemon by itself), or "from FILE" (it goes on from the
+job's state in that file, which is written at its end in any case: FILE is then MEETING_FILE.state).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -80,6 +82,10 @@ def train() -> bool:
     return stop() if control is None else not control.proceed()
 
 
+if how.startswith("from "):
+    # Only rank 0's counts: the others have none.
+    job.load_state_dict(json.loads(Path(how[5:]).read_text()) if rank == 0 else {})
+    passed = job.current_step
 say(ready=True)
 if how == "uneven":
     with Join([model, ranks]):
@@ -93,5 +99,7 @@ say(
     seen=seen, saved=saved, passed=passed, step=job.current_step, values=[lr.value, wd.value], text=text.value,
     changes=[(change.revision, change.step) for change in job.changes],
 )  # fmt: skip
+if rank == 0:
+    Path(f"{meeting}.state").write_text(json.dumps(job.state_dict()))
 job.finish()
 dist.destroy_process_group()
