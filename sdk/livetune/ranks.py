@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from livetune import messages as m
@@ -111,16 +110,12 @@ class Follower:
         return False
 
 
-@dataclass(frozen=True)
-class _Message:
-    """What rank 0 says at a meeting."""
+_Message = tuple[int, bool, "m.Proposal | None"]
+"""What rank 0 says at a meeting.
 
-    idle: int
-    """How many safe points pass after the one at which it is received before the next meeting begins; with 0, it begins
-    at that one."""
-    asks: bool
-    """The others are asked before what is proposed takes effect."""
-    proposal: m.Proposal | None
+How many safe points pass after the one at which it is received before the next meeting begins, with 0 at that very one;
+whether the others are asked before what is proposed takes effect; and that. Plain, since it is mostly (9, False, None).
+"""
 
 
 class Lockstep:
@@ -152,6 +147,8 @@ class Lockstep:
         self._asks = False
         """Some rank other than 0 has a word on new values."""
         self._hand_raised = False
+        self._idle = 0
+        """Safe points that lie before the next one at which there is something to do."""
         self._hurried = False
         self._refusals: _Vetoes = {}
         """What other ranks refuse of the changes that wait; for rank 0."""
@@ -168,31 +165,34 @@ class Lockstep:
         """
         self._ranks.passed()
         self._pace.passed += 1
-        next(self._course)
+        if self._idle and not self._hurried:
+            self._idle -= 1
+        else:
+            next(self._course)
 
     def hurry(self) -> None:
         """Meet at the coming safe point: to be called by all ranks before the same one, where safe points are rare."""
         self._hurried = True
 
     def _meet(self) -> Iterator[None]:
-        """Meet again and again. At each yield the rank goes on to its next safe point."""
+        """Meet again and again. At each yield the rank goes on to its next safe point that is not an idle one."""
         self._ranks.poll(not self._leads and self._has_a_word())
         self._ranks.send(self._message())
         yield
         self._asks = self._ranks.polled()
         while True:
             message: _Message = self._ranks.receive()
+            idle, asks, proposal = message
             vetoed = False
-            if message.proposal is not None:
-                if message.proposal.questions and (message.asks or self._asks):
-                    vetoed = yield from self._ask(message.proposal)
+            if proposal is not None:
+                if proposal.questions and (asks or self._asks):
+                    vetoed = yield from self._ask(proposal)
                 if not vetoed:
-                    self._commit(message.proposal)
-            for _ in range(0 if vetoed else message.idle):
-                if self._hurried:
-                    break
+                    self._commit(proposal)
+            if idle and not vetoed and not self._hurried:
+                self._idle = idle - 1
                 yield
-            self._hurried = False
+            self._idle, self._hurried = 0, False
             if not self._leads and not self._hand_raised and self._has_a_word():
                 self._hand_raised = True
                 self._ranks.raise_hand()
@@ -210,7 +210,7 @@ class Lockstep:
                 self._commit(proposal)  # nothing that others would have a part in
                 proposal = None
             self.proposed = proposal is not None
-        return _Message(self._pace.next() - 1, self._has_a_word() or self._ranks.hand_raised, proposal)
+        return self._pace.next() - 1, self._has_a_word() or self._ranks.hand_raised, proposal
 
     def _ask(self, proposal: m.Proposal) -> Generator[None, None, bool]:
         """Vote on what is proposed, and say whether any rank vetoes a part of it."""

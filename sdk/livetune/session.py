@@ -164,7 +164,7 @@ class Session:
         Returns:
             What the other ranks must be told; None if nothing waits.
         """
-        proposed = self._decide(refusals)
+        proposed = self._decide(refusals) if self._waiting else _Proposed()
         if not proposed.changes:
             return None
         self._proposed = proposed
