@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from livetune import messages as m
@@ -128,18 +128,13 @@ class Follower:
         return False
 
 
-@dataclass(frozen=True)
-class _Message:
-    """What rank 0 says at a meeting."""
+_Message = tuple[int, bool, int, "m.Proposal | None"]
+"""What rank 0 says at a meeting.
 
-    idle: int
-    """How many safe points pass after the one at which it is received before the next meeting begins; with 0, it begins
-    at that one."""
-    asks: bool
-    """The others are asked before what is proposed takes effect."""
-    hold: int
-    """How many safe points pass before it does, besides those that it takes to tell and to ask."""
-    proposal: m.Proposal | None
+How many safe points pass, after the one at which what it says takes effect, before the next meeting begins, with 0 at
+that very one; whether the others are asked before what is proposed takes effect; how many safe points pass before it
+does, besides those that it takes to tell and to ask; and that. Plain, since it is mostly (9, False, 0, None).
+"""
 
 
 class Lockstep:
@@ -171,6 +166,8 @@ class Lockstep:
         self._asks = False
         """Some rank other than 0 has a word on new values."""
         self._hand_raised = False
+        self._idle = 0
+        """Safe points that lie before the next one at which there is something to do."""
         self._hurried = False
         self._refusals: _Vetoes = {}
         """What other ranks refuse of the changes that wait; for rank 0."""
@@ -195,7 +192,10 @@ class Lockstep:
         self._pace.passed += 1
         self._regular = self._regular + 1 if step == self._step + 1 else 0
         self._step = step
-        next(self._course)
+        if self._idle and not self._hurried:
+            self._idle -= 1
+        else:
+            next(self._course)
 
     def go_on_from(self, state: Mapping[str, Any], take: Callable[[Checkpoint], None]) -> None:
         """Go on from rank 0's checkpoint, on every rank: to be called by all of them in the same place.
@@ -231,26 +231,26 @@ class Lockstep:
         self._hurried = True
 
     def _meet(self) -> Iterator[None]:
-        """Meet again and again. At each yield the rank goes on to its next safe point."""
+        """Meet again and again. At each yield the rank goes on to its next safe point that is not an idle one."""
         self._ranks.poll(not self._leads and self._has_a_word())
         self._ranks.send(self._message())
         yield
         self._asks = self._ranks.polled()
         while True:
             message: _Message = self._ranks.receive()
+            idle, asks, hold, proposal = message
             vetoed = False
-            if message.proposal is not None:
-                if message.proposal.questions and (message.asks or self._asks):
-                    vetoed = yield from self._ask(message.proposal)
+            if proposal is not None:
+                if proposal.questions and (asks or self._asks):
+                    vetoed = yield from self._ask(proposal)
                 if not vetoed:
-                    for _ in range(message.hold):
+                    for _ in range(hold):
                         yield
-                    self._commit(message.proposal)
-            for _ in range(0 if vetoed else message.idle):
-                if self._hurried:
-                    break
+                    self._commit(proposal)
+            if idle and not vetoed and not self._hurried:
+                self._idle = idle - 1
                 yield
-            self._hurried = False
+            self._idle, self._hurried = 0, False
             if not self._leads and not self._hand_raised and self._has_a_word():
                 self._hand_raised = True
                 self._ranks.raise_hand()
@@ -279,7 +279,7 @@ class Lockstep:
         idle = self._pace.next() - 1
         if later:
             idle = min(idle, max(0, later - ahead - self._step - took - hold))
-        return _Message(idle, asks, hold, proposal)
+        return idle, asks, hold, proposal
 
     def _ask(self, proposal: m.Proposal) -> Generator[None, None, bool]:
         """Vote on what is proposed, and say whether any rank vetoes a part of it."""

@@ -187,7 +187,7 @@ class Session:
         Returns:
             What the other ranks must be told; None if nothing waits.
         """
-        proposed = self._decide(refusals, step)
+        proposed = self._decide(refusals, step) if self._waiting or self._agenda else _Proposed()
         if not proposed.changes:
             return None
         self._proposed = proposed

@@ -79,10 +79,11 @@ class Ranks(Joinable):
         self._message = torch.frombuffer(self._buffer, dtype=torch.uint8)
         self._long = b""
         """What does not fit; on rank 0."""
-        self._answer = torch.zeros(1, dtype=torch.uint8)
+        # Read without torch: to index a tensor costs more than all the rest of an idle meeting but the broadcast.
+        self._yes, self._raised = bytearray(1), bytearray(1)
+        self._answer, self._hand = (torch.frombuffer(byte, dtype=torch.uint8) for byte in (self._yes, self._raised))
         self._sending: dist.Work | None = None
         self._polling: dist.Work | None = None
-        self._hand = torch.zeros(1, dtype=torch.uint8)
         # Nobody waits for it: the byte itself tells when one has come.
         self._hands = dist.irecv(self._hand, None, group=self._group) if self._rank == 0 and self._size > 1 else None
         self._step: Callable[[], None] | None = None
@@ -124,7 +125,7 @@ class Ranks(Joinable):
             self._buffer[:_LENGTH_BYTES] = len(packed).to_bytes(_LENGTH_BYTES, "little")
             if fits:
                 self._buffer[_LENGTH_BYTES : _LENGTH_BYTES + len(packed)] = packed
-        self._sending = dist.broadcast(self._message, self._leader, group=self._group, async_op=True)
+        self._sending = self._group.broadcast(self._message, 0)  # dist.broadcast does much else, ten times a second
 
     def receive(self) -> Any:
         """Return that message."""
@@ -140,13 +141,13 @@ class Ranks(Joinable):
 
     def poll(self, yes: bool) -> None:
         """Begin to learn whether any rank says yes."""
-        self._answer[0] = yes
+        self._yes[0] = yes
         self._polling = dist.all_reduce(self._answer, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
     def polled(self) -> bool:
         """Return whether any rank did."""
         _wait(self._polling)
-        return bool(self._answer[0])
+        return bool(self._yes[0])
 
     def share(self, message: object) -> Any:
         """Bring a message from rank 0 to all ranks, and wait for it."""
@@ -162,13 +163,13 @@ class Ranks(Joinable):
 
     def raise_hand(self) -> None:
         """Tell rank 0 that this rank is to be asked from now on."""
-        self._hand[0] = 1
+        self._raised[0] = 1
         self._hands = dist.isend(self._hand, self._leader, group=self._group)
 
     @property
     def hand_raised(self) -> bool:
         """For rank 0: whether any rank has raised its hand."""
-        return bool(self._hand[0])
+        return bool(self._raised[0])
 
     # -- for torch's Join: uneven inputs --
 

@@ -214,6 +214,18 @@ def test_a_run_that_stands_still_meets_at_every_safe_point() -> None:
     assert 1 == len(ranks.agreed())
 
 
+def test_what_is_begun_in_a_hurry_ends_at_the_next_safe_point() -> None:
+    ranks = Ranks()
+    ranks.run(10 * MOST_STEPS)
+    while ranks.all[0].lockstep._idle < 2:
+        ranks.run(1)
+    ranks.change(lr=0.5)
+    ranks.run(1, lambda rank: rank.lockstep.hurry())
+    assert [] == ranks.agreed()
+    ranks.run(1)
+    assert 1 == len(ranks.agreed())
+
+
 def test_what_the_daemon_says_before_all_ranks_took_what_was_proposed_waits() -> None:
     """A daemon with another store, at the worst moment: it is told of the value that is in use then."""
     ranks = Ranks()
