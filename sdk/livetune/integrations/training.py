@@ -218,7 +218,7 @@ class Training:
                 _write(optimizer, key, saved.built_on.get(key, []))
         built_on = {key: [float(group.get(key, 0.0)) for group in optimizer.param_groups] for key in unscheduled}
         variables: dict[str, Any] = {}
-        anew = set(unscheduled)
+        anew = {key for key in keys if key in unscheduled or saved is None or key not in saved.governors}
         for key in keys:
             initial, was = self._initial(prefix + key, own[key], own_value(optimizer, key, schedulers))
             if was is not None:
@@ -237,7 +237,7 @@ class Training:
         binding = bind(optimizer, scheduler=schedulers, mode=self._settings.mode, **variables)
         if saved is not None:
             fresh = binding.state_dict()["governors"]
-            governors = {**saved.governors, **{key: fresh[key] for key in anew}}
+            governors = {key: fresh[key] if key in anew else saved.governors[key] for key in keys}
             binding.load_state_dict({**saved.binding, "governors": governors})
         self._optimizers[prefix] = _Live(binding, keys, built_on)
 

@@ -50,6 +50,7 @@ class Run:
         lr: float = 0.1,
         mode: str = "scale",
         schedule: Any = None,
+        hyperparameters: tuple[str, ...] | None = None,
     ) -> None:
         groups = [
             {"params": [torch.nn.Parameter(torch.ones(1))], "weight_decay": 0.01},
@@ -58,7 +59,7 @@ class Run:
         self.optimizer = torch.optim.SGD(groups, lr=lr)
         schedule = schedule or (lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100))
         self.scheduler = schedule(self.optimizer)
-        self.training = Training(Settings("run", None, mode))
+        self.training = Training(Settings("run", hyperparameters, mode))
         begun.append(self.training)
         self.count = 0
         if state is not None:
@@ -67,7 +68,7 @@ class Run:
             self.scheduler.load_state_dict(state["scheduler"])
             self.count = state["count"]
         self.training.control(0, None)
-        self.training.bind(self.optimizer, schedulers=[self.scheduler], own={**OWN, "lr": lr})
+        self.training.bind(self.optimizer, schedulers=[self.scheduler], own={**OWN, "lr": lr, "momentum": 0.0})
 
     def set(self, name: str, value: float) -> None:
         """Changes a variable as the safe point does, whoever asked for it."""
@@ -146,6 +147,18 @@ def test_a_weight_decay_of_zero_keeps_its_ratio_over_a_checkpoint(begun: list[Tr
     again.set("weight_decay", 0.5)
     again.steps(1)
     assert [0.5, 0.0] == again.decays()
+
+
+def test_hyperparameters_that_were_not_live_before_can_be_after_a_checkpoint(begun: list[Training]) -> None:
+    run = Run(begun)
+    run.steps(20)
+    run.set("lr", 0.03)
+    run.steps(1)
+    again = Run(begun, end(run), hyperparameters=("lr", "momentum"))
+    assert pytest.approx([0.03 * cosine(22) / cosine(21)]) == again.steps(1)
+    again.set("momentum", 0.9)
+    again.steps(1)
+    assert [0.9, 0.9] == [group["momentum"] for group in again.optimizer.param_groups]
 
 
 @pytest.mark.parametrize("mode", ["scale", "rebase"])
