@@ -134,7 +134,7 @@ def test_a_resumed_run_goes_on_with_what_was_set_or_with_what_was_edited_since(d
 
 
 def test_a_resumed_run_takes_the_lr_that_was_set_while_it_was_down(daemon: Daemon, tmp_path: Path) -> None:
-    with tuned(daemon, SCRIPT, tmp_path / "run") as run:
+    with tuned(daemon, SCRIPT, tmp_path / "run", "--max-steps", "300000") as run:
         run.set("lr=0.02")
         run.trigger("run.checkpoint")
         (saved,) = (tmp_path / "run" / "checkpoints").glob("livetune-*.ckpt")
@@ -143,10 +143,11 @@ def test_a_resumed_run_takes_the_lr_that_was_set_while_it_was_down(daemon: Daemo
     eventually(lambda: types_pb2.JOB_STATE_LOST == state_of(daemon, JOB), 30)
     shell = Shell(daemon)
     assert 0 == shell("set", JOB, "lr=0.05", "--wait", "accepted").code
-    with tuned(daemon, SCRIPT, tmp_path / "again", "--resume", str(saved)) as run:
+    with tuned(daemon, SCRIPT, tmp_path / "again", "--resume", str(saved), "--max-steps", "400000") as run:
         taken = run.process.facts(lambda fact: fact.get("lr", [0])[0] > 0.03)
         assert 0.05 == taken["lr"][0]
         assert 0.05 == run.value("lr")
+        assert 400_000 == run.value("run.max_steps"), "which nobody set, but somebody edited"
         run.stop()
 
 
