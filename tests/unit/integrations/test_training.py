@@ -13,6 +13,7 @@ import livetune
 from livetune import messages as m
 from livetune.integrations.training import (
     MAX_SERIES_NAME,
+    Asked,
     Settings,
     Training,
     _is_loggable,
@@ -70,10 +71,16 @@ class Run:
         self.training.control(0, None)
         self.training.bind(self.optimizer, schedulers=[self.scheduler], own={**OWN, "lr": lr, "momentum": 0.0})
 
-    def set(self, name: str, value: float) -> None:
+    def set(self, name: str, value: float | bool) -> None:
         """Changes a variable as the safe point does, whoever asked for it."""
         job = self.training.job
         job._assign(m.Assign(name, value, 7, self.count, changed=True))
+
+    def fire(self, name: str) -> None:
+        """Makes a firing visible as the safe point does, whoever asked for it."""
+        job = self.training.job
+        job._session._triggers[name].visible.append(7)
+        job._triggers[name]._show(1)
 
     def steps(self, count: int) -> list[float]:
         """Steps; returns the first group's learning rate that each used."""
@@ -186,6 +193,18 @@ def test_an_edited_lr_under_a_schedule_that_cannot_be_moved_is_refused(begun: li
         Run(begun, end(run), lr=0.4, schedule=schedule)
 
 
+def test_a_checkpoint_that_was_asked_for_with_a_pause_is_saved_before_it(begun: list[Training]) -> None:
+    run = Run(begun)
+    assert Asked(checkpoint=False, evaluate=False, stop=False) == run.training.step(1)
+    run.set("run.paused", True)
+    run.fire("run.checkpoint")
+    # It comes back, although the run is paused.
+    assert Asked(checkpoint=True, evaluate=False, stop=False) == run.training.step(2)
+    run.set("run.paused", False)
+    run.fire("run.stop")
+    assert Asked(checkpoint=False, evaluate=False, stop=True) == run.training.step(3)
+
+
 def test_a_state_of_another_version_is_refused(begun: list[Training]) -> None:
     run = Run(begun)
     with pytest.raises(BindError, match="must be 1, got 2"):
@@ -271,3 +290,38 @@ def test_names_of_metrics_are_rewritten_until_the_daemon_takes_them(name: str, e
 )
 def test_what_is_no_number_is_left_out(value: object, expected: bool) -> None:
     assert expected == _is_loggable(value)
+
+
+def test_control_without_its_protection_a_value_at_the_checkpoints_safe_point_is_lost(
+    begun: list[Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("livetune.integrations.training._Said", lambda variable: variable)
+    run = Run(begun)
+    run.steps(20)
+    run.set("lr", 0.03)
+    again = Run(begun, end(run))
+    assert pytest.approx(cosine(21)) == again.steps(1)[0]
+
+
+def test_control_without_its_protection_an_edited_lr_is_ignored(
+    begun: list[Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("livetune.integrations.training._rebuild", lambda *_: None)
+    run = Run(begun)
+    run.steps(20)
+    again = Run(begun, end(run), lr=0.4)
+    assert pytest.approx(cosine(21)) == again.steps(1)[0]
+
+
+def test_control_without_its_protection_the_ratio_of_weight_decays_is_lost(
+    begun: list[Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("livetune.integrations.training._write", lambda *_: None)
+    run = Run(begun)
+    run.set("weight_decay", 0.0)
+    run.steps(1)
+    again = Run(begun, end(run))
+    again.steps(1)
+    again.set("weight_decay", 0.5)
+    again.steps(1)
+    assert [0.5, 0.5] == again.decays()
