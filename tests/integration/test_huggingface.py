@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason="needs the extra `huggingface`")
 
 from livetune.v1 import types_pb2
 from support.daemon import Daemon, eventually
-from support.frameworks import JOB, close, cosine, tuned
+from support.frameworks import JOB, close, cosine, meeting, tuned
 from support.programs import program
 from support.shell import Shell, state_of
 
@@ -42,11 +42,10 @@ def test_lr_and_weight_decay_are_those_that_were_asked_for_from_the_next_step_on
         later = run.at(step + 50)["lr"]
         scheduled = 0.02 * cosine(step + 50, STEPS) / cosine(step + 1, STEPS)
         assert close([scheduled, scheduled / 10], later), "the schedule goes on, from there"
-        eventually(lambda: {"lr", "loss", "grad_norm"} <= set(run.logged()), 20)
-        eventually(lambda: 0.019 < run.logged()["lr"] <= 0.02, 20)
+        eventually(lambda: {"lr", "loss", "grad_norm"} <= set(run.logged()), 90)
+        eventually(lambda: 0.019 < run.logged()["lr"] <= 0.02, 90)
         assert "learning_rate" not in run.logged(), "which is what the schedule says"
-        told = run.stop()
-        assert 0.09 < [entry for entry in told["history"] if "learning_rate" in entry][-1]["learning_rate"]
+        assert 0.09 < run.stop()["logged_rate"]
 
 
 def test_checkpoint_evaluate_and_stop(daemon: Daemon, tmp_path: Path) -> None:
@@ -56,7 +55,7 @@ def test_checkpoint_evaluate_and_stop(daemon: Daemon, tmp_path: Path) -> None:
         assert run.at(step + 1)["training"], "the model trains on in training mode"
         checkpoint = tmp_path / "run" / f"checkpoint-{step}"
         assert 0.1 == saved_state(checkpoint)["values"]["lr"]
-        eventually(lambda: "eval_loss" in run.logged(), 20)
+        eventually(lambda: "eval_loss" in run.logged(), 90)
         told = run.stop()
         assert "test_loss" in told["tested"]
     assert types_pb2.JOB_STATE_FINISHED == state_of(daemon, JOB)
@@ -79,7 +78,7 @@ def test_a_checkpoint_is_saved_although_evaluation_found_nothing_better(daemon: 
 def test_a_trainer_that_never_evaluates_says_so_and_trains_on(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run", "--eval-strategy", "no") as run:
         run.trigger("run.evaluate")
-        eventually(lambda: "run.evaluate is not possible" in run.process.log.read_text(), 20)
+        eventually(lambda: "run.evaluate is not possible" in run.process.log.read_text(), 90)
         run.stop()
 
 
@@ -107,7 +106,7 @@ def test_a_training_after_one_that_failed_is_a_new_run(daemon: Daemon, tmp_path:
         run.set("lr=0.02", "run.max_steps=13000")
         assert "the disk is on fire" == run.fact("caught")
         run.process.facts(lambda fact: "count" in fact)
-        eventually(lambda: ("lr", 0.1) in [(item["name"], item["desired"]) for item in run.variables()], 20)
+        eventually(lambda: ("lr", 0.1) in [(item["name"], item["desired"]) for item in run.variables()], 90)
         run.set("lr=0.03")
         run.process.facts(lambda fact: fact.get("lr", [0])[0] == 0.03)
         run.stop()
@@ -144,10 +143,10 @@ def test_a_resumed_run_takes_the_lr_that_was_set_while_it_was_down(daemon: Daemo
     with tuned(daemon, SCRIPT, tmp_path / "run") as run:
         run.set("lr=0.02")
         run.trigger("run.checkpoint")
-        (checkpoint,) = eventually(lambda: list((tmp_path / "run").glob("checkpoint-*/trainer_state.json")), 20)
+        (checkpoint,) = eventually(lambda: list((tmp_path / "run").glob("checkpoint-*/trainer_state.json")), 90)
         run.process.process.kill()
         run.process.wait()
-    eventually(lambda: types_pb2.JOB_STATE_LOST == state_of(daemon, JOB), 30)
+    eventually(lambda: types_pb2.JOB_STATE_LOST == state_of(daemon, JOB), 90)
     assert 0 == Shell(daemon)("set", JOB, "lr=0.05", "--wait", "accepted").code
     with tuned(daemon, SCRIPT, tmp_path / "again", "--resume", str(checkpoint.parent)) as run:
         taken = run.process.facts(lambda fact: fact.get("lr", [0])[0] > 0.03)
@@ -181,12 +180,12 @@ def test_a_replay_takes_the_same_values_at_the_same_steps(daemon: Daemon, tmp_pa
 def test_two_ranks_take_everything_at_the_same_step(daemon: Daemon, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "22091", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    common |= {"LIVETUNE_ENDPOINT": daemon.target}
+    first, second = meeting(2)
+    second["LIVETUNE_ENDPOINT"] = daemon.target
     words = ("--eval-strategy", "steps")
     with (
-        program(SCRIPT, JOB, str(folder), *words, log=folder / "log1", RANK="1", LOCAL_RANK="1", **common) as other,
-        tuned(daemon, SCRIPT, folder, *words, **{**common, "RANK": "0", "LOCAL_RANK": "0"}) as run,
+        program(SCRIPT, JOB, str(folder), *words, log=folder / "log1", **second) as other,
+        tuned(daemon, SCRIPT, folder, *words, **first) as run,
     ):
         assert "2/2" in run.shell("jobs").out
         step = run.set("lr=0.02")
@@ -195,7 +194,7 @@ def test_two_ranks_take_everything_at_the_same_step(daemon: Daemon, tmp_path: Pa
         run.trigger("run.checkpoint", "run.evaluate")
         step = run.fact("evaluating")
         assert step == other.facts(lambda fact: "evaluating" in fact)["evaluating"]
-        eventually((folder / f"checkpoint-{step}" / "trainer_state.json").exists, 20)
+        eventually((folder / f"checkpoint-{step}" / "trainer_state.json").exists, 90)
         run.trigger("run.stop")
         told = [process.facts(lambda fact: "tested" in fact) for process in (run.process, other)]
         assert [0, 0] == [process.wait() for process in (run.process, other)]

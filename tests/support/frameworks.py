@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,16 @@ def tuned(daemon: Daemon, script: str, folder: Path, *arguments: str, **environm
         run = Tuned(process, Shell(daemon))
         eventually(lambda: any("weight_decay" in item["name"] for item in run.variables()), 30)
         yield run
+
+
+def meeting(size: int) -> list[dict[str, str]]:
+    """What torchrun tells each of so many processes of one machine, where they meet at a port that is free now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "GROUP_RANK": "0"}
+    common |= {"LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_RUN_ID": "test"}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
 def cosine(step: int, steps: int, base: float = 0.1) -> float:

@@ -110,4 +110,5 @@ for number in range(args.trains):
         trainer.train()
     say(trained=number, step=trainer.state.global_step)
 result = trainer.predict(data(16), metric_key_prefix="test").metrics
-say(tested=result, step=trainer.state.global_step, history=trainer.state.log_history[-3:])
+rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+say(tested=result, step=trainer.state.global_step, logged_rate=rates[-1])

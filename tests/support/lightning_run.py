@@ -25,7 +25,7 @@ parser.add_argument("--mode", default="scale")
 parser.add_argument("--max-steps", type=int, default=-1)
 parser.add_argument("--max-epochs", type=int, default=-1)
 parser.add_argument("--accumulate", type=int, default=1)
-parser.add_argument("--validate-every", type=int, default=10_000)
+parser.add_argument("--by-epoch", action="store_true", help="it would validate every million epochs, not steps")
 parser.add_argument("--no-validation", action="store_true")
 parser.add_argument("--manual", action="store_true", help="two optimizers, stepped by hand")
 parser.add_argument("--fits", type=int, default=1)
@@ -96,8 +96,8 @@ trainer = L.Trainer(
     max_epochs=args.max_epochs,
     default_root_dir=args.folder,
     accumulate_grad_batches=args.accumulate,
-    val_check_interval=args.validate_every,
-    check_val_every_n_epoch=None,
+    val_check_interval=1.0 if args.by_epoch else 1_000_000,
+    check_val_every_n_epoch=1_000_000 if args.by_epoch else None,
     limit_val_batches=0 if args.no_validation else 1,
     accelerator="cpu",
     devices=args.ranks,
