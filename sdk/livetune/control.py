@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from typing import Literal
 
 from livetune.job import Job
 from livetune.trigger import Trigger
@@ -38,6 +39,7 @@ class RunControl:
     Args:
         job: The job to declare them in.
         max_steps: The step at which the loop ends by itself, 0 for none.
+        on_restart: What `run.max_steps` begins with after its run was lost, as for `Job.variable`.
 
     Attributes:
         checkpoint: Trigger ``run.checkpoint``: asked once per firing, as any trigger.
@@ -55,14 +57,19 @@ class RunControl:
     paused: Variable[bool]
     max_steps: Variable[int]
 
-    def __init__(self, job: Job, *, max_steps: int = 0) -> None:
+    def __init__(self, job: Job, *, max_steps: int = 0, on_restart: Literal["keep", "reset"] = "keep") -> None:
         self._job = job
         self.checkpoint = job.trigger("run.checkpoint", doc="Save a checkpoint now.")
         self.evaluate = job.trigger("run.evaluate", doc="Evaluate now.")
         self._stop = job.trigger("run.stop", doc="End the training loop; the rest of the program still runs.")
         self.paused = job.variable("run.paused", False, doc="Hold the training loop. Memory stays in use.")
         self.max_steps = job.variable(
-            "run.max_steps", max_steps, min=0, unit="steps", doc="The step at which the loop ends; 0 for none."
+            "run.max_steps",
+            max_steps,
+            min=0,
+            unit="steps",
+            doc="The step at which the loop ends; 0 for none.",
+            on_restart=on_restart,
         )
         self._stopped = False
 

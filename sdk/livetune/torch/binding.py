@@ -6,7 +6,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -255,7 +255,7 @@ def bind(
     Between steps the groups show what the schedule says: `Binding.effective` tells what was used.
 
     Args:
-        optimizer: Any torch optimizer.
+        optimizer: Any torch optimizer; one that Accelerate has wrapped stands for the one inside.
         lr: Variable for `lr`; None leaves it alone.
         weight_decay: Variable for `weight_decay`; None leaves it alone.
         betas: A variable or None for each of `betas`; None leaves both alone.
@@ -275,6 +275,7 @@ def bind(
             or can't be had with this scheduler. The optimizer is unchanged.
     """
     chosen = _mode(mode)
+    optimizer = _innermost(optimizer)
     roots = _roots(optimizer, scheduler)
     count = len(optimizer.param_groups)
     indices = list(range(count)) if groups is None else list(dict.fromkeys(groups))
@@ -300,12 +301,22 @@ def _mode(mode: Mode | str) -> Mode:
     return Mode(mode)
 
 
+OptimizerT = TypeVar("OptimizerT")
+
+
+def _innermost(optimizer: OptimizerT) -> OptimizerT:
+    """Return the optimizer that computes, for one that hands its steps on: the hooks are there."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = cast("OptimizerT", inner)
+    return optimizer
+
+
 def _roots(optimizer: Optimizer, scheduler: LRScheduler | Sequence[LRScheduler] | None) -> list[LRScheduler]:
     if scheduler is None:
         return []
     roots = list(scheduler) if isinstance(scheduler, Sequence) else [scheduler]
     for root in roots:
-        if getattr(root, "optimizer", None) is not optimizer:
+        if _innermost(getattr(root, "optimizer", None)) is not optimizer:
             raise BindError(
                 f"scheduler must be one of this {type(optimizer).__name__}, got {type(root).__name__} of another"
             )

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from livetune.torch.errors import BindError
 from livetune.torch.news import HasValue, Listener, News
-from livetune.torch.schedules import LR, Mode, base_of, is_scheduled, rebase_
+from livetune.torch.schedules import LR, Mode, base_of, is_scheduled, nominal, rebase_
 from livetune.torch.slots import Group, Number, Slot, is_number
 
 _log = logging.getLogger(__name__)
@@ -83,10 +83,10 @@ class Governor:
         self._used: list[Number] = []
         self._recheck = False
         self._rewrite = False
-        nominal = {index: self._nominal(optimizer, index) for index in indices}
-        self._reference = next((index for index, value in nominal.items() if value != 0.0), indices[0])
-        reference = nominal[self._reference]
-        self._ratios = {index: value / reference if reference else 1.0 for index, value in nominal.items()}
+        built_on = {index: nominal(slot, optimizer.param_groups[index], index, roots) for index in indices}
+        self._reference = next((index for index, value in built_on.items() if value != 0.0), indices[0])
+        reference = built_on[self._reference]
+        self._ratios = {index: value / reference if reference else 1.0 for index, value in built_on.items()}
         group = optimizer.param_groups[self._reference]
         # OneCycleLR and CyclicLR overwrite what the optimizer was built with, and so it is a placeholder: a variable
         # that still says it asks for nothing.
@@ -157,12 +157,6 @@ class Governor:
         self._state = state
         self._listener.resume()
 
-    def _nominal(self, optimizer: Optimizer, index: int) -> float:
-        """The value that a group's share is measured by: the schedule's base, or what is there."""
-        group = optimizer.param_groups[index]
-        base = base_of(group, index, self._roots) if self.slot == LR else None
-        return self.slot.read(group) if base is None else base
-
     def _write(self, optimizer: Optimizer, value: float, news: News) -> None:
         """Write into the groups where no schedule does: whoever reads them sees it."""
         if news is News.NONE and not self._rewrite:
@@ -194,7 +188,8 @@ class Governor:
     def _is_neutral(self, optimizer: Optimizer, value: float) -> bool:
         """Say whether a variable that nobody has changed yet stands for what is there."""
         group = optimizer.param_groups[self._reference]
-        known = {*self._asks_nothing, self._nominal(optimizer, self._reference), self.slot.read(group)}
+        built_on = nominal(self.slot, group, self._reference, self._roots)
+        known = {*self._asks_nothing, built_on, self.slot.read(group)}
         if "initial_lr" in group and self.slot == LR:
             known.add(float(group["initial_lr"]))
         # Schedulers compute even their first rate, and tensors keep seven digits.

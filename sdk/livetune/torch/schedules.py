@@ -90,6 +90,12 @@ def base_of(group: Group, index: int, roots: Sequence[LRScheduler]) -> float | N
     return float(group["initial_lr"]) if "initial_lr" in group else None
 
 
+def nominal(slot: Slot, group: Group, index: int, roots: Sequence[LRScheduler]) -> float:
+    """Return the value that a hyperparameter is built on in a group: the base of its schedule, or what is there."""
+    base = base_of(group, index, roots) if slot == LR else None
+    return slot.read(group) if base is None else base
+
+
 def check_rebasable(roots: Sequence[LRScheduler], indices: Collection[int], count: int) -> None:
     """Refuse what `rebase_` could not move as a whole.
 
