@@ -13,10 +13,11 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast, overload
 
 from livetune import messages as m
-from livetune.driver import Driver, Identity
+from livetune.conversation import Identity
+from livetune.driver import Driver, ThreadDriver
 from livetune.endpoints import parse_endpoint
 from livetune.errors import DeclarationError, JobExistsError, JobFinishedError
 from livetune.files import chosen_files
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from livetune.recorder import Recorder
     from livetune.replay import Replay
 
-__all__ = ["Job", "init"]
+__all__ = ["Job", "begin", "how_it_ends", "init"]
 
 log = logging.getLogger("livetune")
 
@@ -57,10 +58,17 @@ SETTLE_SECONDS = 0.1
 CHANGES_KEPT = 10_000
 """How many of the newest changes `Job.changes` keeps."""
 
+JobT = TypeVar("JobT", bound="Job")
+
 _live: dict[str, Job] = {}
 _jobs: weakref.WeakSet[Job] = weakref.WeakSet()
 """All jobs of this process, to make them inert in a forked child."""
 _live_lock = threading.Lock()
+
+
+class _End(TypedDict):
+    failed: bool
+    message: str
 
 
 def init(
@@ -102,6 +110,22 @@ def init(
             for in the very file that is replayed, or in one file for several ranks.
         ValueError: ``RANK`` or ``WORLD_SIZE`` are set to what is no rank.
     """
+    return begin(
+        Job, name, endpoint=endpoint, latest_only=latest_only, ranks=ranks, record=record, replay=replay
+    )  # fmt: skip
+
+
+def begin(
+    kind: type[JobT],
+    name: str,
+    *,
+    endpoint: str | None,
+    latest_only: bool,
+    ranks: Agreement | None,
+    record: str | os.PathLike[str] | None,
+    replay: str | os.PathLike[str] | None,
+) -> JobT:
+    """Make this process a tunable job of a kind, as `init` says."""
     check_job_name(name)
     rank, world_size = _rank_from(os.environ) if ranks is None else (ranks.rank, ranks.size)
     files = chosen_files(record, replay, rank, world_size)
@@ -123,7 +147,7 @@ def init(
         if name in _live:
             raise JobExistsError(f"job {name!r} is live in this process already: finish() it first, or use that one")
         recorder = files.open_recorder(name, rank, world_size)
-        job = _live[name] = Job(identity, endpoint=endpoint, ranks=ranks, replay=played, recorder=recorder)
+        job = _live[name] = kind(identity, endpoint=endpoint, ranks=ranks, replay=played, recorder=recorder)
     job._start()  # noqa: SLF001 - made here
     return job
 
@@ -195,10 +219,13 @@ class Job:
         """Values that rank 0 told this rank of before it declared the variable."""
         self._driver: Driver | None = None
         if replay is None and not self._follows:
-            self._driver = Driver(identity, endpoint, self._deliver, self._reached)
+            self._driver = self._new_driver(identity, endpoint)
         if ranks is not None:
             ranks.attach(self.step)
         _jobs.add(self)
+
+    def _new_driver(self, identity: Identity, endpoint: str | None) -> Driver:
+        return ThreadDriver(identity, endpoint, self._deliver, self._reached)
 
     def _start(self) -> None:
         if self._driver is not None:
@@ -594,20 +621,27 @@ class Job:
             failed: Whether it ends with an error.
             message: What the error was; shortened to 1,000 characters.
         """
+        driver = self._say_end(failed=failed, message=message)
+        if driver is not None:
+            if driver.trying:
+                self._recorded.wait(FINISH_SECONDS)
+            self._leave()
+        self._ended(failed=failed)
+
+    def _say_end(self, *, failed: bool, message: str) -> Driver | None:
+        """Tell the daemon that the job ends. Returns who carries it there; None if nobody does, or it was said."""
         if not self._finished and self._driver is not None:
             self._logged.settle(SETTLE_SECONDS)
         with self._lock:
-            driver = self._driver
-            if self._finished or driver is None:
-                self._ended(failed=failed)
-                return
+            if self._finished or self._driver is None:
+                return None
             self._finished = True
             # Exceptions carry names of files, and those anything; the wire carries UTF-8.
             self._do(self._session.handle(m.Finish(failed, utf8(message, 1000), self._step)))
-        if driver.trying:
-            self._recorded.wait(FINISH_SECONDS)
-        self._leave()
-        self._ended(failed=failed)
+            return self._driver
+
+    def _finish_at_exit(self, *, failed: bool, message: str) -> None:
+        self.finish(failed=failed, message=message)
 
     def _ended(self, *, failed: bool) -> None:
         with self._lock:
@@ -627,9 +661,7 @@ class Job:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # SystemExit(0) is how a program says that all is well.
-        failed = kind is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))
-        self.finish(failed=failed, message=_describe(error) if failed else "")
+        self.finish(**how_it_ends(error))
 
     def _share(self) -> None:
         """Before a fork: let the child read the values that are in use here."""
@@ -663,10 +695,13 @@ def _checked_step(step: int) -> int:
     return number
 
 
-def _describe(error: BaseException | None) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    return f"{type(error).__name__}: {error}" if error is not None else ""
+def how_it_ends(error: BaseException | None) -> _End:
+    """Say what `Job.finish` is to be told when an exception, or none, ends the program."""
+    # SystemExit(0) is how a program says that all is well.
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return {"failed": False, "message": ""}
+    text = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+    return {"failed": True, "message": text}
 
 
 def _finish_all() -> None:
@@ -674,7 +709,7 @@ def _finish_all() -> None:
     # In an interactive session it is just the last mistake that was typed.
     error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
     for job in live_jobs():
-        job.finish(failed=error is not None, message=_describe(error))
+        job._finish_at_exit(**how_it_ends(error))  # noqa: SLF001 - the exit is this module's business
 
 
 def _before_fork() -> None:

@@ -20,7 +20,7 @@ def test_importing_and_using_it_without_a_daemon_loads_neither_torch_nor_grpc_no
     heavy = {"torch", "grpc", "google.protobuf", "numpy", "asyncio", "multiprocessing"}
     assert set() == loaded_by("import livetune") & heavy
     declared = (
-        "import livetune; from livetune.job import Job; from livetune.driver import Identity; job = Job(Identity('x', 'i', 0, 1), endpoint='unix:/nowhere'); "
+        "import livetune; from livetune.job import Job; from livetune.conversation import Identity; job = Job(Identity('x', 'i', 0, 1), endpoint='unix:/nowhere'); "
         "job.variable('lr', 0.1); job.trigger('t'); job.step()"
     )
     assert set() == loaded_by(declared) & heavy
