@@ -34,6 +34,7 @@ from livetune.specs import (
     check_job_name,
     declare_trigger,
     differences,
+    shown,
     utf8,
 )
 from livetune.trigger import Trigger
@@ -55,6 +56,8 @@ STOP_SECONDS = 0.5
 """How long it then waits for the thread."""
 SETTLE_SECONDS = 0.1
 """How long `finish` waits for logged values that are on their way from a GPU."""
+SHOWN = 20
+"""How many variables the `repr` of a job shows."""
 CHANGES_KEPT = 10_000
 """How many of the newest changes `Job.changes` keeps."""
 
@@ -589,7 +592,9 @@ class Job:
     @property
     def changes(self) -> list[AppliedChange]:
         """The newest changes that took effect in this process, oldest first; at most 10,000."""
-        return list(self._changes)
+        from livetune.notebook import AppliedChanges
+
+        return AppliedChanges(self._changes)
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait until the daemon is connected; for notebooks and tests, not for training loops.
@@ -602,13 +607,25 @@ class Job:
         """
         return self._connected.wait(timeout if self._replay is None else 0)
 
-    def __repr__(self) -> str:
+    def _state(self) -> str:
+        """Where it is, in words."""
         state = f"port {self._port}" if self.connected else "not connected"
         if self._replay is not None:
             state = f"replay of {self._replay.path}"
-        state = "ended" if self._finished else state
-        values = ", ".join(f"{name}={variable.value!r}" for name, variable in self._variables.items())
-        return f"<Job {self._name}, step {self._step}, {state}{': ' if values else ''}{values}>"
+        return f"step {self._step}, {'ended' if self._finished else state}"
+
+    def __repr__(self) -> str:
+        variables = list(self._variables.items())
+        values = [f"{name}={shown(variable.value)}" for name, variable in variables[:SHOWN]]
+        if len(variables) > SHOWN:
+            values.append(f"and {len(variables) - SHOWN} more")
+        return f"<Job {self._name}, {self._state()}{': ' if values else ''}{', '.join(values)}>"
+
+    def _repr_html_(self) -> str:
+        from livetune.notebook import job_html
+
+        variables, triggers = list(self._variables.values()), list(self._triggers.values())
+        return job_html(self._name, self._state(), variables, triggers, self.changes)
 
     # -- the end --
 
