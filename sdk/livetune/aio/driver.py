@@ -7,15 +7,17 @@ import contextlib
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from livetune import messages as m
 from livetune.conversation import OPTIONS, REGISTER_SECONDS, TICK_SECONDS, Conversation, Identity
 from livetune.endpoints import PROBE_SECONDS, address, unreachable
 
-__all__ = ["TaskDriver"]
+__all__ = ["TaskDriver", "within"]
+
+T = TypeVar("T")
 
 _FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
 """Environment variable of gRPC's own: 0 or 1."""
@@ -142,11 +144,34 @@ class TaskDriver:
                 return  # the stream has ended: whoever reads it learns why
             if conversation.over:
                 return
+            timer = self._loop.call_at(next_tick, self._awake.set)
             try:
-                await asyncio.wait_for(self._awake.wait(), max(0.0, next_tick - self._loop.time()))
-            except asyncio.TimeoutError:
+                await self._awake.wait()
+            finally:
+                timer.cancel()
+            if self._loop.time() >= next_tick:
                 next_tick = self._loop.time() + TICK_SECONDS
                 self._deliver(m.Tick(self._step()))
+
+
+async def within(seconds: float | None, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine for so long at most, as `asyncio.wait_for` does.
+
+    That one, until Python 3.12, loses a cancellation that comes as its coroutine ends: a program would wait for ever
+    until a task of ours ends.
+
+    Raises:
+        asyncio.TimeoutError: It took longer.
+    """
+    task = asyncio.ensure_future(coroutine)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    if task.cancelled():
+        raise asyncio.TimeoutError
+    return task.result()
 
 
 def _load_grpc() -> None:
@@ -177,7 +202,7 @@ async def _resolve(targets: Sequence[str]) -> str:
     refusals: dict[str, OSError] = {}
     for target in targets:
         try:
-            await asyncio.wait_for(_probe(target), PROBE_SECONDS)
+            await within(PROBE_SECONDS, _probe(target))
         except asyncio.TimeoutError:
             refusals[target] = TimeoutError("timed out")
         except OSError as error:

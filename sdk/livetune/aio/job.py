@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 from livetune import job
 from livetune import messages as m
-from livetune.aio.driver import TaskDriver
+from livetune.aio.driver import TaskDriver, within
 from livetune.conversation import Identity
 from livetune.errors import JobFinishedError
 from livetune.messages import AppliedChange
@@ -127,7 +127,7 @@ class Job(job.Job):
             # What ended this task ended the stream as well, which has tasks of its own.
             driver.closing = True
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(driver.attempt(), job.FINISH_SECONDS)
+                await within(job.FINISH_SECONDS, driver.attempt())
         self._leave()
         self._ended(failed=ending["failed"])
         raise asyncio.CancelledError
@@ -226,7 +226,7 @@ class Job(job.Job):
         if self.connected or self._driver is None:
             return self.connected
         try:
-            return await asyncio.wait_for(self.wait_for(lambda: self.connected), timeout)
+            return await within(timeout, self.wait_for(lambda: self.connected))
         except (asyncio.TimeoutError, JobFinishedError):
             return False
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +243,26 @@ def test_waiting_for_the_daemon_ends_with_the_connection_with_time_or_with_the_j
     play(program)
 
 
+def test_a_place_that_does_not_answer_does_not_hold_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    with ExitStack() as sockets:
+        full = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # nobody accepts: the queue is full after the first or second, and further ones wait
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+
+        async def main() -> int:
+            turns_made = 0
+            async with livetune.aio.init("rl", endpoint=f"127.0.0.1:{full.getsockname()[1]}"):
+                while not caplog.records:
+                    turns_made += 1
+                    await asyncio.sleep(0)
+            return turns_made
+
+        assert 100 < asyncio.run(asyncio.wait_for(main(), 30))
+    assert "(timed out)" in caplog.text
+
+
 # -- the changes --
 
 
@@ -327,6 +349,9 @@ def test_a_loop_that_ends_ends_its_jobs_so_that_the_next_loop_can_have_the_name(
         job._driver.trying = False  # type: ignore[union-attr]
         if born:
             await turns()
+        else:  # as a program does that gives up at once
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
         return job
 
     for _ in range(3):
@@ -346,6 +371,28 @@ def test_a_program_that_cancels_all_that_runs_ends_the_job(silent: None) -> None
         assert told.job._task.cancelled()
 
     play(program)
+
+
+@pytest.mark.parametrize("inert", [False, True])
+def test_a_forked_child_that_runs_the_loop_to_its_end_says_nothing_for_its_parent(
+    silent: None, monkeypatch: pytest.MonkeyPatch, inert: bool
+) -> None:
+    said: list[TaskDriver] = []
+
+    async def attempt(self: TaskDriver) -> None:
+        said.append(self)
+
+    monkeypatch.setattr(TaskDriver, "attempt", attempt)
+
+    async def main() -> None:
+        job = livetune.aio.init("rl", endpoint=NOWHERE)
+        await turns()
+        if inert:
+            job._become_inert()
+            livetune.job._live.clear()  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+    assert (0 if inert else 1) == len(said)
 
 
 def test_a_job_whose_loop_was_closed_can_still_be_finished_and_asked(silent: None) -> None:
