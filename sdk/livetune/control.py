@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from inspect import iscoroutinefunction
 from typing import Literal
 
 from livetune.job import Job
@@ -50,6 +52,7 @@ class RunControl:
     Raises:
         DeclarationError: One of the names is declared otherwise, or `max_steps` is negative.
         JobFinishedError: The job has ended.
+        TypeError: The job is one of `livetune.aio`, which has a `RunControl` of its own.
     """
 
     checkpoint: Trigger
@@ -58,6 +61,11 @@ class RunControl:
     max_steps: Variable[int]
 
     def __init__(self, job: Job, *, max_steps: int = 0, on_restart: Literal["keep", "reset"] = "keep") -> None:
+        if iscoroutinefunction(job.finish) and not iscoroutinefunction(self.proceed):
+            # A pause would hold the very loop over which its end has to come.
+            raise TypeError(
+                f"job {job.name!r} lives on an event loop: use livetune.aio.RunControl, and await proceed()"
+            )
         self._job = job
         self.checkpoint = job.trigger("run.checkpoint", doc="Save a checkpoint now.")
         self.evaluate = job.trigger("run.evaluate", doc="Evaluate now.")
@@ -82,17 +90,22 @@ class RunControl:
         Returns:
             False once the run was stopped, or has reached `max_steps`; and ever after.
         """
+        for seconds in self._pauses():
+            time.sleep(seconds)
+        return not self._stopped
+
+    def _pauses(self) -> Iterator[float]:
+        """Decide whether the loop goes on; while it is held, yield how long to wait until the next look, in seconds."""
         if self._stopped or self._stop() or 0 < self.max_steps.value <= self._job.current_step:
             self._stopped = True
         elif self.paused.value:
-            self._hold()
-        return not self._stopped
+            yield from self._hold()
 
-    def _hold(self) -> None:
+    def _hold(self) -> Iterator[float]:
         step, since = self._job.current_step, time.monotonic()
         log.warning("job %s: paused at step %d, holding %s", self._job.name, step, held())
         while self.paused.value and not self._stopped:
-            time.sleep(PAUSE_SECONDS)
+            yield PAUSE_SECONDS
             self._job._still(step)  # noqa: SLF001 - this is what it is for
             self._stopped = self._stop()
         log.warning(

@@ -17,10 +17,13 @@ from livetune.errors import DaemonUnreachableError, EndpointError
 __all__ = [
     "CHANNEL_OPTIONS",
     "DEFAULT_TARGET",
+    "PROBE_SECONDS",
     "SYSTEM_SOCKET",
+    "address",
     "candidates",
     "parse_endpoint",
     "resolve",
+    "unreachable",
     "user_socket",
 ]
 
@@ -125,27 +128,45 @@ def resolve(targets: Sequence[str], *, timeout: float = PROBE_SECONDS) -> str:
     Raises:
         DaemonUnreachableError: if none does; the message says why for each.
     """
-    refusals = []
+    refusals = {}
     for target in targets:
         try:
             _probe(target, timeout)
         except OSError as error:
-            refusals.append(f"{target} ({error.strerror or error})")
+            refusals[target] = error
         else:
             return target
-    raise DaemonUnreachableError(f"no livetuned daemon at {', '.join(refusals)}")
+    raise unreachable(refusals)
 
 
-def _probe(target: str, timeout: float) -> None:
+def unreachable(refusals: Mapping[str, OSError]) -> DaemonUnreachableError:
+    """Say that none of the targets accepts connections, and why each does not."""
+    words = [f"{target} ({error.strerror or error})" for target, error in refusals.items()]
+    return DaemonUnreachableError(f"no livetuned daemon at {', '.join(words)}")
+
+
+def address(target: str) -> str | tuple[str, int]:
+    """Return the path of a target's socket, or its host and port.
+
+    Raises:
+        EndpointError: if it is no target.
+    """
     if target.startswith("unix:"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(timeout)
-            probe.connect(target.removeprefix("unix:"))
-        return
+        return target.removeprefix("unix:")
     found = _HOST_PORT.fullmatch(target)
     if found is None:
         raise EndpointError(f"target {target!r} is neither unix:/path nor host:port")
-    with socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=timeout):
+    return found["host"].strip("[]"), int(found["port"])
+
+
+def _probe(target: str, timeout: float) -> None:
+    place = address(target)
+    if isinstance(place, str):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(timeout)
+            probe.connect(place)
+        return
+    with socket.create_connection(place, timeout=timeout):
         pass
 
 

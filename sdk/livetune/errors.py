@@ -4,7 +4,7 @@
     ├── InvalidNameError     (also ValueError)      a name breaks the rule for names
     ├── DeclarationError     (also ValueError)      a variable or trigger is declared wrongly, or contradicts itself
     ├── JobExistsError       (also RuntimeError)    a second live job of one name in one process
-    ├── JobFinishedError     (also RuntimeError)    something is declared after the job has ended
+    ├── JobFinishedError     (also RuntimeError)    something is declared or waited for after the end
     ├── EndpointError        (also ValueError)      the text of an endpoint cannot be read
     ├── DaemonUnreachableError (also ConnectionError) nobody answers at any endpoint
     ├── WireError            (also ValueError)      a message of the daemon cannot be understood
@@ -49,7 +49,7 @@ class JobExistsError(LiveTuneError, RuntimeError):
 
 
 class JobFinishedError(LiveTuneError, RuntimeError):
-    """The job has ended: nothing can be declared in it any more."""
+    """The job has ended: nothing can be declared in it any more, and nothing that is waited for will happen."""
 
 
 class EndpointError(LiveTuneError, ValueError):

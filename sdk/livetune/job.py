@@ -13,11 +13,12 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 from livetune import messages as m
 from livetune.checkpoint import Checkpoint
-from livetune.driver import Driver, Identity
+from livetune.conversation import Identity
+from livetune.driver import Driver, ThreadDriver
 from livetune.endpoints import parse_endpoint
 from livetune.errors import CheckpointError, DeclarationError, JobExistsError, JobFinishedError
 from livetune.files import chosen_files
@@ -34,6 +35,7 @@ from livetune.specs import (
     check_job_name,
     declare_trigger,
     differences,
+    shown,
     utf8,
 )
 from livetune.trigger import Trigger
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from livetune.recorder import Recorder
     from livetune.replay import Replay
 
-__all__ = ["Job", "init"]
+__all__ = ["Job", "begin", "how_it_ends", "init"]
 
 log = logging.getLogger("livetune")
 
@@ -55,13 +57,22 @@ STOP_SECONDS = 0.5
 """How long it then waits for the thread."""
 SETTLE_SECONDS = 0.1
 """How long `finish` waits for logged values that are on their way from a GPU."""
+SHOWN = 20
+"""How many variables the `repr` of a job shows."""
 CHANGES_KEPT = 10_000
 """How many of the newest changes `Job.changes` keeps."""
+
+JobT = TypeVar("JobT", bound="Job")
 
 _live: dict[str, Job] = {}
 _jobs: weakref.WeakSet[Job] = weakref.WeakSet()
 """All jobs of this process, to make them inert in a forked child."""
 _live_lock = threading.Lock()
+
+
+class _End(TypedDict):
+    failed: bool
+    message: str
 
 
 def init(
@@ -103,6 +114,22 @@ def init(
             for in the very file that is replayed, or in one file for several ranks.
         ValueError: ``RANK`` or ``WORLD_SIZE`` are set to what is no rank.
     """
+    return begin(
+        Job, name, endpoint=endpoint, latest_only=latest_only, ranks=ranks, record=record, replay=replay
+    )  # fmt: skip
+
+
+def begin(
+    kind: type[JobT],
+    name: str,
+    *,
+    endpoint: str | None,
+    latest_only: bool,
+    ranks: Agreement | None,
+    record: str | os.PathLike[str] | None,
+    replay: str | os.PathLike[str] | None,
+) -> JobT:
+    """Make this process a tunable job of a kind, as `init` says."""
     check_job_name(name)
     rank, world_size = _rank_from(os.environ) if ranks is None else (ranks.rank, ranks.size)
     files = chosen_files(record, replay, rank, world_size)
@@ -124,7 +151,7 @@ def init(
         if name in _live:
             raise JobExistsError(f"job {name!r} is live in this process already: finish() it first, or use that one")
         recorder = files.open_recorder(name, rank, world_size)
-        job = _live[name] = Job(identity, endpoint=endpoint, ranks=ranks, replay=played, recorder=recorder)
+        job = _live[name] = kind(identity, endpoint=endpoint, ranks=ranks, replay=played, recorder=recorder)
     job._start()  # noqa: SLF001 - made here
     return job
 
@@ -200,10 +227,13 @@ class Job:
                 self._lockstep = Lockstep(ranks, session, self._variables, lock=self._lock, take=self._take_changes)
         self._driver: Driver | None = None
         if replay is None and not follows:
-            self._driver = Driver(identity, endpoint, self._deliver, self._reached)
+            self._driver = self._new_driver(identity, endpoint)
         if ranks is not None:
             ranks.attach(self.step)
         _jobs.add(self)
+
+    def _new_driver(self, identity: Identity, endpoint: str | None) -> Driver:
+        return ThreadDriver(identity, endpoint, self._deliver, self._reached)
 
     def _start(self) -> None:
         if self._driver is not None:
@@ -613,7 +643,9 @@ class Job:
     @property
     def changes(self) -> list[AppliedChange]:
         """The newest changes that took effect in this process, oldest first; at most 10,000."""
-        return list(self._changes)
+        from livetune.notebook import AppliedChanges
+
+        return AppliedChanges(self._changes)
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait until the daemon is connected; for notebooks and tests, not for training loops.
@@ -626,13 +658,25 @@ class Job:
         """
         return self._connected.wait(timeout if self._replay is None else 0)
 
-    def __repr__(self) -> str:
+    def _state(self) -> str:
+        """Where it is, in words."""
         state = f"port {self._port}" if self.connected else "not connected"
         if self._replay is not None:
             state = f"replay of {self._replay.path}"
-        state = "ended" if self._finished else state
-        values = ", ".join(f"{name}={variable.value!r}" for name, variable in self._variables.items())
-        return f"<Job {self._name}, step {self._step}, {state}{': ' if values else ''}{values}>"
+        return f"step {self._step}, {'ended' if self._finished else state}"
+
+    def __repr__(self) -> str:
+        variables = list(self._variables.items())
+        values = [f"{name}={shown(variable.value)}" for name, variable in variables[:SHOWN]]
+        if len(variables) > SHOWN:
+            values.append(f"and {len(variables) - SHOWN} more")
+        return f"<Job {self._name}, {self._state()}{': ' if values else ''}{', '.join(values)}>"
+
+    def _repr_html_(self) -> str:
+        from livetune.notebook import job_html
+
+        variables, triggers = list(self._variables.values()), list(self._triggers.values())
+        return job_html(self._name, self._state(), variables, triggers, self.changes)
 
     # -- the end --
 
@@ -645,22 +689,29 @@ class Job:
             failed: Whether it ends with an error.
             message: What the error was; shortened to 1,000 characters.
         """
+        driver = self._say_end(failed=failed, message=message)
+        if driver is not None:
+            if driver.trying:
+                self._recorded.wait(FINISH_SECONDS)
+            self._leave()
+        self._ended(failed=failed)
+
+    def _say_end(self, *, failed: bool, message: str) -> Driver | None:
+        """Tell the daemon that the job ends. Returns who carries it there; None if nobody does, or it was said."""
         if not self._finished and self._driver is not None:
             self._logged.settle(SETTLE_SECONDS)
         with self._lock:
-            driver = self._driver
-            if self._finished or driver is None:
-                self._ended(failed=failed)
-                return
+            if self._finished or self._driver is None:
+                return None
             self._finished = True
             self._lockstep = None
             self._catch_up()
             # Exceptions carry names of files, and those anything; the wire carries UTF-8.
             self._do(self._session.handle(m.Finish(failed, utf8(message, 1000), self._step)))
-        if driver.trying:
-            self._recorded.wait(FINISH_SECONDS)
-        self._leave()
-        self._ended(failed=failed)
+            return self._driver
+
+    def _finish_at_exit(self, *, failed: bool, message: str) -> None:
+        self.finish(failed=failed, message=message)
 
     def _ended(self, *, failed: bool) -> None:
         with self._lock:
@@ -680,9 +731,7 @@ class Job:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # SystemExit(0) is how a program says that all is well.
-        failed = kind is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))
-        self.finish(failed=failed, message=_describe(error) if failed else "")
+        self.finish(**how_it_ends(error))
 
     def _share(self) -> None:
         """Before a fork: let the child read the values that are in use here."""
@@ -716,10 +765,13 @@ def _checked_step(step: int) -> int:
     return number
 
 
-def _describe(error: BaseException | None) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    return f"{type(error).__name__}: {error}" if error is not None else ""
+def how_it_ends(error: BaseException | None) -> _End:
+    """Say what `Job.finish` is to be told when an exception, or none, ends the program."""
+    # SystemExit(0) is how a program says that all is well.
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return {"failed": False, "message": ""}
+    text = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+    return {"failed": True, "message": text}
 
 
 def _finish_all() -> None:
@@ -727,7 +779,7 @@ def _finish_all() -> None:
     # In an interactive session it is just the last mistake that was typed.
     error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
     for job in live_jobs():
-        job.finish(failed=error is not None, message=_describe(error))
+        job._finish_at_exit(**how_it_ends(error))  # noqa: SLF001 - the exit is this module's business
 
 
 def _before_fork() -> None:

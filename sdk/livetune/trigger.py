@@ -60,6 +60,11 @@ class Trigger:
     def __repr__(self) -> str:
         return f"<Trigger {self.name}, {self._ready} to consume>"
 
+    def _repr_html_(self) -> str:
+        from livetune.notebook import trigger_html
+
+        return trigger_html(self)
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"trigger {self.name!r} cannot be pickled: a firing is consumed once, by the process that owns the job"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from livetune.arithmetic import Arithmetic
 from livetune.callbacks import Callbacks
 from livetune.messages import Used, Witnessed
-from livetune.specs import Scalar, VariableSpec
+from livetune.specs import Scalar, VariableSpec, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -228,15 +228,20 @@ class Variable(Arithmetic, Generic[T_co]):
 
     def __repr__(self) -> str:
         spec = self._spec
-        parts = [f"{spec.name}={self.value!r}{f' {spec.unit}' if spec.unit else ''}"]
+        parts = [f"{spec.name}={shown(self.value)}{f' {spec.unit}' if spec.unit else ''}"]
         parts += [
-            f"{word}={bound!r}"
+            f"{word}={shown(bound)}"
             for word, bound in (("min", spec.minimum), ("max", spec.maximum), ("choices", spec.choices))
             if bound is not None
         ]
         if self._revision:
             parts.append(f"revision {self._revision} since step {self._applied_step}")
         return f"<Variable {', '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        from livetune.notebook import variable_html
+
+        return variable_html(self)
 
     def __copy__(self) -> Self:
         return self

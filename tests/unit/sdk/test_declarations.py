@@ -10,7 +10,7 @@ import pytest
 
 import livetune
 from livetune import DeclarationError, InvalidNameError, JobFinishedError
-from livetune.driver import Identity
+from livetune.conversation import Identity
 from livetune.job import Job, _rank_from
 
 

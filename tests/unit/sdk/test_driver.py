@@ -3,83 +3,22 @@
 from __future__ import annotations
 
 import logging
-import queue
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent import futures
-from typing import Any
 
 import grpc
 import pytest
 
 import livetune
-from livetune.v1 import job_pb2, job_pb2_grpc
+from livetune.v1 import job_pb2
 from support.daemon import eventually
-
-
-class Peer(job_pb2_grpc.JobServiceServicer):
-    """Answers what a test wants; keeps what it heard."""
-
-    def __init__(self) -> None:
-        self.heard: list[job_pb2.SessionRequest] = []
-        self.registrations: list[job_pb2.RegisterRequest] = []
-        self.say: queue.SimpleQueue[job_pb2.SessionResponse | None] = queue.SimpleQueue()
-        self.refuse: grpc.StatusCode | None = None
-        self.answers = True
-
-    def Register(  # noqa: N802
-        self, request: job_pb2.RegisterRequest, context: grpc.ServicerContext
-    ) -> job_pb2.RegisterResponse:
-        self.registrations.append(request)
-        if self.refuse is not None:
-            context.abort(self.refuse, "not today")
-        return job_pb2.RegisterResponse(store_id="store", run=1, port=21_000, revision=1)
-
-    def Session(  # noqa: N802
-        self, requests: Iterator[job_pb2.SessionRequest], context: grpc.ServicerContext
-    ) -> Iterator[job_pb2.SessionResponse]:
-        self.say = queue.SimpleQueue()
-        self.say.put(job_pb2.SessionResponse(opened=job_pb2.SessionOpened(store_id="store", revision=1)))
-        threading.Thread(target=self._listen, args=(requests, self.say), daemon=True).start()
-        while (response := self.say.get()) is not None:
-            yield response
-
-    def _listen(self, requests: Iterator[job_pb2.SessionRequest], say: Any) -> None:
-        try:
-            for request in requests:
-                self.heard.append(request)
-                if request.HasField("declare") and self.answers:
-                    say.put(job_pb2.SessionResponse(declared=job_pb2.DeclareResult()))
-                if request.HasField("end"):
-                    say.put(job_pb2.SessionResponse(end_recorded=job_pb2.EndRecorded()))
-        except grpc.RpcError:
-            pass  # the other side has gone
-        finally:
-            say.put(None)
-
-    def kinds(self) -> list[str]:
-        return [request.WhichOneof("message") or "" for request in self.heard]
-
-    def change(self, revision: int, **values: float) -> None:
-        response = job_pb2.SessionResponse()
-        response.change.revision = revision
-        for name, value in values.items():
-            response.change.assignments.add(variable_id=name).new_value.float_value = value
-        self.say.put(response)
+from support.peer import Peer, peering
 
 
 @pytest.fixture
 def peer() -> Iterator[Peer]:
-    peer = Peer()
-    with futures.ThreadPoolExecutor(8) as pool:
-        server = grpc.server(pool)
-        job_pb2_grpc.add_JobServiceServicer_to_server(peer, server)
-        peer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"  # type: ignore[attr-defined]
-        server.start()
+    with peering() as peer:
         yield peer
-        server.stop(0).wait()
-        peer.say.put(None)
 
 
 @pytest.fixture
@@ -87,7 +26,7 @@ def start(peer: Peer) -> Iterator[Callable[[str], livetune.Job]]:
     made: list[livetune.Job] = []
 
     def begin(name: str) -> livetune.Job:
-        made.append(livetune.init(name, endpoint=peer.target))  # type: ignore[attr-defined]
+        made.append(livetune.init(name, endpoint=peer.target))
         return made[-1]
 
     yield begin
@@ -145,7 +84,7 @@ def test_a_web_proxy_of_the_environment_is_not_used(
 
 
 def test_an_end_before_the_connection_stands_is_recorded_all_the_same(peer: Peer) -> None:
-    with livetune.init("short", endpoint=peer.target) as job:  # type: ignore[attr-defined]
+    with livetune.init("short", endpoint=peer.target) as job:
         job.variable("lr", 0.1)
     assert "end" == peer.kinds()[-1]
 

@@ -16,7 +16,7 @@ import torch
 import livetune
 from livetune import logged as module
 from livetune import messages as m
-from livetune.driver import Identity
+from livetune.conversation import Identity
 from livetune.job import Job
 from livetune.logged import SERIES, Logged
 from livetune.session import Session

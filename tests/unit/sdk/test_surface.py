@@ -17,13 +17,14 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_importing_and_using_it_without_a_daemon_loads_neither_torch_nor_grpc_nor_protobuf() -> None:
-    heavy = {"torch", "grpc", "google.protobuf", "numpy", "asyncio", "multiprocessing"}
+    heavy = {"torch", "grpc", "google.protobuf", "numpy", "asyncio", "multiprocessing", "livetune.notebook", "html"}
     assert set() == loaded_by("import livetune") & heavy
     declared = (
-        "import livetune; from livetune.job import Job; from livetune.driver import Identity; job = Job(Identity('x', 'i', 0, 1), endpoint='unix:/nowhere'); "
+        "import livetune; from livetune.job import Job; from livetune.conversation import Identity; job = Job(Identity('x', 'i', 0, 1), endpoint='unix:/nowhere'); "
         "job.variable('lr', 0.1); job.trigger('t'); job.step()"
     )
     assert set() == loaded_by(declared) & heavy
+    assert {"asyncio"} == loaded_by("import livetune.aio") & heavy
 
 
 def test_the_exports_are_these() -> None:
