@@ -142,6 +142,15 @@ def test_a_change_takes_effect_at_the_same_safe_point_and_costs_no_message_of_it
     assert [["poll", "message", "message"]] * 3 == [seat.order for seat in ranks.table.seats]
 
 
+def test_control_a_rank_that_misses_a_safe_point_takes_changes_at_another() -> None:
+    ranks = Ranks()
+    ranks.all[1].passed += 1
+    ranks.change(lr=0.5)
+    ranks.run(2)
+    with pytest.raises(AssertionError):
+        ranks.agreed()
+
+
 def test_a_veto_of_one_rank_refuses_the_whole_change_and_no_other() -> None:
     ranks = Ranks()
     ranks.all[2].variables["lr"].on_set(veto_above(1.0))
