@@ -54,7 +54,7 @@ def test_checkpoint_evaluate_and_stop(daemon: Daemon, tmp_path: Path) -> None:
         step = run.fact("evaluating")
         assert run.at(step + 1)["training"], "the model trains on in training mode"
         checkpoint = tmp_path / "run" / f"checkpoint-{step}"
-        assert 0.1 == saved_state(checkpoint)["values"]["lr"]
+        assert 0.1 == saved_state(checkpoint)["job"]["variables"]["lr"]["value"]
         eventually(lambda: "eval_loss" in run.logged(), 90)
         told = run.stop()
         assert "test_loss" in told["tested"]

@@ -94,6 +94,7 @@ class LiveTune(TrainerCallback, ExportableState):
         said = {**optimizer.defaults, "weight_decay": args.weight_decay}
         keys = live_hyperparameters(optimizer, self._settings.hyperparameters)
         training.bind(optimizer, schedulers=[scheduler], own={key: float(said[key]) for key in keys})
+        training.begin()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -118,6 +118,7 @@ class LiveTune(Callback):
         training.control(max(0, trainer.max_steps), _last_step(trainer, pl_module))
         for optimizer, own, prefix in zip(trainer.optimizers, self._own, self._prefixes(trainer), strict=True):
             training.bind(optimizer, schedulers=_schedulers(trainer, optimizer), own=own, prefix=prefix)
+        training.begin()
         self._step = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -101,8 +101,8 @@ class _SavedOptimizer:
 class _Saved:
     """What a checkpoint says, for a run that goes on from it."""
 
-    values: Mapping[str, Any]
-    """The job's part: the variables' values in use, by name."""
+    job: Mapping[str, Any]
+    """The state of the job."""
     own: Mapping[str, float]
     """What the program itself said then; where it says something else now, somebody has edited it."""
     optimizers: Mapping[str, _SavedOptimizer]
@@ -113,7 +113,7 @@ class _Saved:
         if state.get("version") != _STATE_VERSION:
             raise BindError(f"the version of a training's state must be {_STATE_VERSION}, got {state.get('version')!r}")
         optimizers = {prefix: _SavedOptimizer(**saved) for prefix, saved in state["optimizers"].items()}
-        return _Saved(state["values"], state["own"], optimizers)
+        return _Saved(state["job"], state["own"], optimizers)
 
 
 class _Said:
@@ -138,8 +138,8 @@ class _Said:
 class Training:
     """One training: its job, what people ask of it, and the optimizers whose hyperparameters are live.
 
-    The order is: construct, `resume` where there is a checkpoint, `control` and `bind`, `step` for each step of the
-    optimizer, `end`. All of it belongs to the training thread.
+    The order is: construct, `resume` where there is a checkpoint, `control` and `bind`, `begin`, `step` for each step
+    of the optimizer, `end`. All of it belongs to the training thread.
 
     Args:
         settings: What the user said. A job of his own, or one that is live under that name in this process, is used and
@@ -241,6 +241,21 @@ class Training:
             binding.load_state_dict({**saved.binding, "governors": governors})
         self._optimizers[prefix] = _Live(binding, keys, built_on)
 
+    def begin(self) -> None:
+        """Take up what else a checkpoint has of the job: the user's own variables, and changes that wait for a step.
+
+        To be called once all is declared and bound; where there are several ranks, by all of them.
+
+        Raises:
+            CheckpointError: A declaration does not allow a value of the checkpoint any more.
+        """
+        if self._saved is None:
+            return
+        state = self._saved.job
+        # What the program itself says of these counts too: they are dealt with where they are declared.
+        others = {name: item for name, item in state["variables"].items() if name not in self._own}
+        self.job.load_state_dict({**state, "variables": others})
+
     def _initial(self, name: str, own: float, fresh: float) -> tuple[float, float | None]:
         """Say what a variable begins with, and what the program said before, if somebody has edited it since.
 
@@ -252,7 +267,7 @@ class Training:
             return fresh, None
         was = self._saved.own[name]
         if was == own:
-            value: float = self._saved.values[name]
+            value: float = self._saved.job["variables"][name]["value"]
             if value != own:
                 log.info("job %s: %s goes on with %g, as in the checkpoint", self.job.name, name, value)
             return value, None
@@ -311,7 +326,7 @@ class Training:
         """Return what a run needs that goes on from a checkpoint: plain numbers, text, lists and dictionaries."""
         return {
             "version": _STATE_VERSION,
-            "values": {name: self.job.variables[name].value for name in self._own},
+            "job": self.job.state_dict(),
             "own": dict(self._own),
             "optimizers": {prefix: live.state_dict() for prefix, live in self._optimizers.items()},
         }
