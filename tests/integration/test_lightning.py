@@ -113,7 +113,8 @@ def test_two_fits_are_two_runs_of_the_job(daemon: Daemon, tmp_path: Path) -> Non
 
 def test_a_resumed_run_goes_on_with_what_was_set_or_with_what_was_edited_since(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run") as run:
-        said = run.set("lr=0.02", "weight_decay=0")
+        said = run.set("lr=0.02", "weight_decay=0", "bonus=3")
+        waits = run.shell.data("set", JOB, "lr=0.5", "--in", "1000000")["at_step"]
         end = run.stop()["step"]
     resume = ("--resume", str(tmp_path / "run" / "end0.ckpt"))
     with tuned(daemon, SCRIPT, tmp_path / "again", *resume) as run:
@@ -121,7 +122,8 @@ def test_a_resumed_run_goes_on_with_what_was_set_or_with_what_was_edited_since(d
         scheduled = 0.02 * cosine(end + 2, STEPS) / cosine(said + 1, STEPS)
         assert close([scheduled, scheduled / 10], found["lr"])
         assert [0.0, 0.0] == found["wd"]
-        assert [0.02, 0.0] == [run.value("lr"), run.value("weight_decay")]
+        assert [0.02, 0.0, 3.0] == [run.value("lr"), run.value("weight_decay"), run.value("bonus")]
+        eventually(lambda: [waits] == [change["at_step"] for change in run.shell.data("get", JOB)["scheduled"]], 30)
         step = run.set("weight_decay=0.3") - end
         assert [0.3, 0.0] == run.at(step + 1)["wd"], "zero is not the end of the ratio"
         run.stop()
