@@ -1,7 +1,8 @@
 """A distributed training process for tests: one rank of a gloo job; says at which step it saw which values.
 
 `ranked.py JOB RANK WORLD_SIZE MEETING_FILE [HOW]`; HOW is "uneven" (each rank has another number of inputs, joined), "veto"
-(rank 1 has its own word on lr), or "alone" (each rank talks to the daemon by itself).
+(rank 1 has its own word on lr), "alone" (each rank talks to the daemon by itself), or "bare" (no message between ranks but those
+of the SDK; 2,000 steps).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 import time
 
+import sdk_bugs  # noqa: F401 - plants the bug that a control asks for
 import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.join import Join
@@ -34,7 +36,7 @@ wd = job.variable("wd", 0.0)
 stop = job.trigger("stop")
 save = job.trigger("save")
 linear = torch.nn.Linear(4, 1)
-model = linear if how == "alone" else DistributedDataParallel(linear)
+model = linear if how in ("alone", "bare") else DistributedDataParallel(linear)
 seen: list[tuple[int, float, float]] = []
 saved: list[int] = []
 
@@ -76,6 +78,10 @@ if how == "uneven":
         for _ in range(600 * (rank + 1)):
             train()
             time.sleep(0.002)
+elif how == "bare":
+    for _ in range(2_000):
+        train()
+        time.sleep(0.001)
 else:
     while not train():
         pass
