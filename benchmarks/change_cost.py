@@ -118,6 +118,7 @@ class Job:
         told, resume = self._told, ["--resume"] if self._checkpoint.exists() else []
         words = ["--job", self._name, "--checkpoint", str(self._checkpoint), "--model", told.model, *resume, *flags]
         words += ["--device", told.device, "--batch", str(told.batch), "--workers", str(told.workers), "--lr", repr(lr)]
+        words += ["--threads", str(told.threads)]
         words += ["--data", str(told.data)] if told.data else []
         self._worker = Worker("restartable.py", *words, environment=self._environment)
         self.lr = lr
@@ -327,6 +328,7 @@ def flags() -> argparse.Namespace:
     reader.add_argument("--model", default="resnet50", help="one of torchvision's")
     reader.add_argument("--batch", type=int, default=64 if device == "cpu" else 512)
     reader.add_argument("--workers", type=int, default=2, help="processes that load and augment")
+    reader.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of a step on a CPU")
     reader.add_argument("--rounds", type=int, default=8)
     reader.add_argument("--steps", type=int, default=15, help="steps that are measured before and after a change")
     told = reader.parse_args()
@@ -355,7 +357,11 @@ def main() -> None:
         same, later = same_bits(target, folder, told, told.steps)
     about = machine() | {"torch": torch.__version__, "model": told.model, "batch": told.batch}
     about |= {"device": torch.cuda.get_device_name() if told.device.startswith("cuda") else told.device}
-    about |= {"images": "CIFAR-10" if told.data else "synthetic", "loading processes": told.workers}
+    about |= {
+        "threads": told.threads,
+        "images": "CIFAR-10" if told.data else "synthetic",
+        "loading processes": told.workers,
+    }
     about |= {"a step": f"{step:.3f} s", "checkpoint": f"{size / 1e6:.0f} MB", "rounds": told.rounds}
     verdict = "the same in every bit" if same else "not the same"
     about |= {f"model and optimizer {later} steps after the same change by both": verdict}

@@ -17,14 +17,15 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import servers
-from common import HERE, arguments, machine, quantile, write_results
+from common import HERE, machine, parser, quantile, write_results
 from workers import Worker
 
 sys.path.append(str(HERE.parent / "tests"))
 
 from support.proxy import Proxy, proxy
 
-PORTS = ("--job-ports", "22320-22329")
+PORTS = ("--job-ports", "22320-22399")
+"""Enough for jobs whose end the daemon has not heard of."""
 RESAMPLES = 10_000
 
 
@@ -161,8 +162,9 @@ def ends(stage: Stage, rounds: int) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {name: {"Ctrl-C": [], "itself": []} for name in (ALONE, *STATES)}
     for number in range(rounds):
         for name, how in ((name, how) for name in found for how in ("Ctrl-C", "itself")):
+            job = f"ends-{number}-{name}-{how}".lower().replace(" ", "-")
             with (
-                closing(Worker("stepper.py", stage.way.target, f"ends-{number}", quiet=True)) as worker,
+                closing(Worker("stepper.py", stage.way.target, job, quiet=True)) as worker,
                 ExitStack() as on,
             ):
                 worker.read()
@@ -179,8 +181,11 @@ def ends(stage: Stage, rounds: int) -> dict[str, dict[str, list[float]]]:
 
 
 def main() -> None:
-    told = arguments(__doc__)
-    rounds, steps, exits = (2, 20, 1) if told.quick else (24, 250, 4)
+    reader = parser(__doc__)
+    reader.add_argument("--rounds", type=int, default=24, help="how often each state is measured")
+    reader.add_argument("--ends", type=int, default=4, help="how often a program ends in each state, in each way")
+    told = reader.parse_args()
+    rounds, steps, exits = (2, 20, 1) if told.quick else (told.rounds, 250, told.ends)
     with tempfile.TemporaryDirectory(dir=HERE) as folder, closing(Stage(Path(folder))) as stage:
         with closing(Worker("stepper.py", stage.way.target, "bench")) as worker:
             worker.read()

@@ -112,6 +112,7 @@ def arguments() -> argparse.Namespace:
     flags.add_argument("--device", required=True)
     flags.add_argument("--batch", type=int, required=True)
     flags.add_argument("--workers", type=int, required=True)
+    flags.add_argument("--threads", type=int, required=True, help="of a step on a CPU")
     flags.add_argument("--lr", type=float, required=True, help="the peak of the schedule")
     flags.add_argument("--until", type=int, default=sys.maxsize, help="wait for a line after this step")
     return flags.parse_args()
@@ -216,8 +217,7 @@ def told_line(*, wait: bool) -> str:
 
 def main() -> None:
     told = arguments()
-    if told.device == "cpu":
-        torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(told.threads)
     training = Training(told)
     say(phase="model and state")
     job = livetune.init(told.job)
