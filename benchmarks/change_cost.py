@@ -289,9 +289,10 @@ def same_bits(target: str, folder: Path, told: argparse.Namespace, steps: int) -
         return (end, expected) == other.digest(), end - changed.number
 
 
-def spread(values: Sequence[float], unit: str, digits: int = 2) -> str:
+def spread(values: Sequence[float], unit: str = "", digits: int = 2) -> str:
     """The median, and the least and the greatest."""
-    return f"{statistics.median(values):,.{digits}f} {unit} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+    median = f"{statistics.median(values):,.{digits}f} {unit}".rstrip()
+    return f"{median} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
 def rows_of(losses: dict[str, list[Loss]], told: argparse.Namespace) -> list[list[str]]:
@@ -300,7 +301,7 @@ def rows_of(losses: dict[str, list[Loss]], told: argparse.Namespace) -> list[lis
     for way, name in WAYS.items():
         found = losses[way]
         steps = [one.steps for one in found]
-        row = [name, spread([one.seconds for one in found], "s"), spread(steps, "", 1)]
+        row = [name, spread([one.seconds for one in found], "s"), spread(steps, digits=1)]
         row.append(f"{statistics.median(steps) * told.batch:,.0f}")
         if way == "nothing":
             row += ["-", "-"]
