@@ -56,9 +56,11 @@ proto: $(PROTO_VENV)/.installed ## regenerate sdk/livetune/v1 from proto/, and t
 	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" proto/generate.sh
 	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" benchmarks/etcd/generate.sh
 
-bench: $(VENV)/.installed ## the benchmarks; writes benchmarks/results and the tables in benchmarks/README.md
+bench: $(VENV)/.installed ## the benchmarks; writes benchmarks/results and the tables in benchmarks/README.md (DATA=folder of CIFAR-10)
 	$(BIN)/python benchmarks/set_to_visible.py
 	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/step_under_faults.py
+	$(BIN)/python benchmarks/change_cost.py $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/durable_set.py
 	$(BIN)/python benchmarks/fan_out.py
 	$(BIN)/python benchmarks/start_up.py

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,33 @@ class Worker:
     Args:
         script: File name in `clients/`.
         arguments: What it is started with.
+        environment: Its environment; this process's own if None.
+        quiet: Drops what it says on standard error, as a traceback that is meant to be.
     """
 
-    def __init__(self, script: str, *arguments: str) -> None:
+    def __init__(
+        self, script: str, *arguments: str, environment: Mapping[str, str] | None = None, quiet: bool = False
+    ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, str(CLIENTS / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=environment,
+            stderr=subprocess.DEVNULL if quiet else None,
         )
+
+    def interrupt(self) -> None:
+        """Does what Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+
+    def wait(self, seconds: float = ANSWER_SECONDS) -> int:
+        """Waits until it has ended by itself. Returns its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: It did not end in time.
+        """
+        return self._process.wait(seconds)
 
     def tell(self, line: str) -> None:
         """Sends a line."""

@@ -1,7 +1,7 @@
 """Owns the thread that talks to the daemon: it connects, registers, carries messages both ways, and begins again.
 
-The training thread never waits for it. gRPC and protobuf are loaded in this thread, and nowhere else. What is said, and
-when, is `livetune.conversation`'s business; `livetune.aio` has a driver of its own for event loops.
+The training thread never waits for it. What is said, and when, is `livetune.conversation`'s business; `livetune.aio`
+has a driver of its own for event loops.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from livetune import messages as m
 from livetune.conversation import OPTIONS, REGISTER_SECONDS, TICK_SECONDS, Conversation, Identity
 from livetune.endpoints import resolve
+from livetune.loading import load_grpc
 
 if TYPE_CHECKING:
     from livetune.v1 import job_pb2
@@ -36,6 +38,12 @@ class Driver(Protocol):
 
     def stop(self, seconds: float) -> None:
         """End the conversation; may wait until nothing of it is left, at most so long."""
+
+
+def _begin_grpc() -> None:
+    import grpc
+
+    grpc.insecure_channel("unix:/").close()
 
 
 class ThreadDriver:
@@ -61,7 +69,9 @@ class ThreadDriver:
         self._thread = threading.Thread(target=self._run, name=f"livetune-{identity.job}", daemon=True)
 
     def start(self) -> None:
-        """Start the thread. Returns at once."""
+        """Load gRPC, which takes a tenth of a second the first time, and start the thread."""
+        with suppress(Exception):  # the thread tells what is wrong
+            load_grpc(_begin_grpc)
         self._thread.start()
 
     def send(self, message: m.Message) -> None:

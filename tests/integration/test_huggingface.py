@@ -61,6 +61,7 @@ def test_checkpoint_evaluate_and_stop(daemon: Daemon, tmp_path: Path) -> None:
     assert types_pb2.JOB_STATE_FINISHED == state_of(daemon, JOB)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_saved_although_evaluation_found_nothing_better(daemon: Daemon, tmp_path: Path) -> None:
     """With save_strategy="best" the Trainer overwrites the wish for a checkpoint with what an evaluation found."""
     with tuned(daemon, SCRIPT, tmp_path / "run", "--save-strategy", "best", "--eval-strategy", "steps") as run:
@@ -75,6 +76,7 @@ def test_a_checkpoint_is_saved_although_evaluation_found_nothing_better(daemon: 
         run.stop()
 
 
+@pytest.mark.slow
 def test_a_trainer_that_never_evaluates_says_so_and_trains_on(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run", "--eval-strategy", "no") as run:
         run.trigger("run.evaluate")
@@ -82,6 +84,7 @@ def test_a_trainer_that_never_evaluates_says_so_and_trains_on(daemon: Daemon, tm
         run.stop()
 
 
+@pytest.mark.slow
 def test_the_end_can_be_moved_but_not_beyond_the_epochs(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run", "--max-steps", "7001", "--accumulate", "3") as run:
         # Of 8 batches 3 steps are made, the last one of 2 batches; 2,334 epochs for 7,001 steps.
@@ -93,6 +96,7 @@ def test_the_end_can_be_moved_but_not_beyond_the_epochs(daemon: Daemon, tmp_path
         assert end == run.tested()["step"]
 
 
+@pytest.mark.slow
 def test_an_exception_fails_the_job_when_the_program_ends(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run") as run:
         run.set("run.max_steps=13000")
@@ -101,6 +105,7 @@ def test_an_exception_fails_the_job_when_the_program_ends(daemon: Daemon, tmp_pa
     assert "RuntimeError: the disk is on fire" in Shell(daemon)("describe", JOB).out
 
 
+@pytest.mark.slow
 def test_a_training_after_one_that_failed_is_a_new_run(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run", "--catch") as run:
         run.set("lr=0.02", "run.max_steps=13000")
@@ -155,6 +160,7 @@ def test_a_resumed_run_takes_the_lr_that_was_set_while_it_was_down(daemon: Daemo
         run.stop()
 
 
+@pytest.mark.slow
 def test_a_job_of_the_users_own_is_used_and_not_ended(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run", "--own-job", "--epochs", "1000", "--schedule", "linear") as run:
         step = run.set("lr=0.02", "bonus=2")
@@ -163,6 +169,7 @@ def test_a_job_of_the_users_own_is_used_and_not_ended(daemon: Daemon, tmp_path: 
     assert types_pb2.JOB_STATE_FINISHED == state_of(daemon, JOB)
 
 
+@pytest.mark.slow
 def test_a_replay_takes_the_same_values_at_the_same_steps(daemon: Daemon, tmp_path: Path) -> None:
     record = tmp_path / "record.jsonl"
     with tuned(daemon, SCRIPT, tmp_path / "run", LIVETUNE_RECORD=str(record)) as run:

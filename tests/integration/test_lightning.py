@@ -59,6 +59,7 @@ def test_checkpoint_evaluate_and_stop(daemon: Daemon, tmp_path: Path) -> None:
     assert types_pb2.JOB_STATE_FINISHED == state_of(daemon, JOB)
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_the_optimizer_while_gradients_are_accumulated(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run", "--accumulate", "4", "--no-validation") as run:
         step = run.set("lr=0.02")
@@ -69,6 +70,7 @@ def test_steps_are_those_of_the_optimizer_while_gradients_are_accumulated(daemon
         assert 0 == run.fact("fitted")
 
 
+@pytest.mark.slow
 def test_optimizers_that_the_module_steps_itself_and_the_older_name_of_the_package(
     daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -81,6 +83,7 @@ def test_optimizers_that_the_module_steps_itself_and_the_older_name_of_the_packa
         assert 0.02 == run.stop()["lr"]
 
 
+@pytest.mark.slow
 def test_the_end_can_be_moved_but_not_beyond_the_epochs(daemon: Daemon, tmp_path: Path) -> None:
     # 8 batches in each of 1,000 epochs.
     with tuned(daemon, SCRIPT, tmp_path / "run", "--max-steps", "7000", "--max-epochs", "1000") as run:
@@ -92,6 +95,7 @@ def test_the_end_can_be_moved_but_not_beyond_the_epochs(daemon: Daemon, tmp_path
         assert end == run.tested()["step"]
 
 
+@pytest.mark.slow
 def test_an_exception_fails_the_job_with_its_message(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run") as run:
         run.set("bonus=13")
@@ -100,6 +104,7 @@ def test_an_exception_fails_the_job_with_its_message(daemon: Daemon, tmp_path: P
     assert "RuntimeError: the disk is on fire" in Shell(daemon)("describe", JOB).out
 
 
+@pytest.mark.slow
 def test_two_fits_are_two_runs_of_the_job(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run", "--fits", "2") as run:
         run.set("lr=0.02", "bonus=3")
@@ -153,6 +158,7 @@ def test_a_resumed_run_takes_the_lr_that_was_set_while_it_was_down(daemon: Daemo
         run.stop()
 
 
+@pytest.mark.slow
 def test_a_replay_takes_the_same_values_at_the_same_steps(daemon: Daemon, tmp_path: Path) -> None:
     record = tmp_path / "record.jsonl"
     with tuned(daemon, SCRIPT, tmp_path / "run", LIVETUNE_RECORD=str(record)) as run:

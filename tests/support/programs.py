@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,15 @@ class Program:
         script: Its file name.
         arguments: What it is told.
         log: Where its standard error goes.
+        under: The command that runs it, such as strace with its flags.
         environment: Added to the test's own.
     """
 
-    def __init__(self, script: str, *arguments: str, log: Path, **environment: str) -> None:
+    def __init__(self, script: str, *arguments: str, log: Path, under: Sequence[str] = (), **environment: str) -> None:
         self.log = log
         with log.open("a") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, str(HERE / script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [*under, sys.executable, str(HERE / script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=errors, text=True, env={**os.environ, **environment},
             )  # fmt: skip
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -91,9 +92,11 @@ class Program:
 
 
 @contextmanager
-def program(script: str, *arguments: str, log: Path, **environment: str) -> Iterator[Program]:
+def program(
+    script: str, *arguments: str, log: Path, under: Sequence[str] = (), **environment: str
+) -> Iterator[Program]:
     """A program while it is needed."""
-    started = Program(script, *arguments, log=log, **environment)
+    started = Program(script, *arguments, log=log, under=under, **environment)
     try:
         yield started
     finally:

@@ -2,8 +2,9 @@
 
 `ranked.py JOB RANK WORLD_SIZE MEETING_FILE [HOW]`; HOW is "uneven" (each rank has another number of inputs, joined), "veto"
 (rank 1 has its own word on lr), "late" (it comes by it after some hundred steps), "numbered" (each rank numbers its steps
-by itself), "held" (a RunControl is obeyed), "alone" (each rank talks to the daemon by itself), or "from FILE" (it goes on from the
-job's state in that file, which is written at its end in any case: FILE is then MEETING_FILE.state).
+by itself), "held" (a RunControl is obeyed), "alone" (each rank talks to the daemon by itself), "bare" (no message between ranks but
+those of the SDK; 2,000 steps), or "from FILE" (it goes on from the job's state in that file, which is written at its end in any case:
+FILE is then MEETING_FILE.state).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import sdk_bugs  # noqa: F401 - plants the bug that a control asks for
 import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.join import Join
@@ -37,7 +39,7 @@ wd = job.variable("wd", 0.0)
 stop = job.trigger("stop")
 save = job.trigger("save")
 linear = torch.nn.Linear(4, 1)
-model = linear if how == "alone" else DistributedDataParallel(linear)
+model = linear if how in ("alone", "bare") else DistributedDataParallel(linear)
 text = job.variable("text", "")
 control = livetune.RunControl(job) if how == "held" else None
 seen: list[tuple[int, float, float]] = []
@@ -93,6 +95,10 @@ if how == "uneven":
         for _ in range(600 * (rank + 1)):
             train()
             time.sleep(0.002)
+elif how == "bare":
+    for _ in range(2_000):
+        train()
+        time.sleep(0.001)
 else:
     while not train():
         pass

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
@@ -14,12 +12,12 @@ from typing import Any, TypeVar
 from livetune import messages as m
 from livetune.conversation import OPTIONS, REGISTER_SECONDS, TICK_SECONDS, Conversation, Identity
 from livetune.endpoints import PROBE_SECONDS, address, unreachable
+from livetune.loading import load_grpc
 
 __all__ = ["TaskDriver", "within"]
 
 T = TypeVar("T")
 
-_FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
 """Environment variable of gRPC's own: 0 or 1."""
 
 
@@ -54,7 +52,7 @@ class TaskDriver:
 
     def start(self) -> None:
         """Load gRPC: while the program begins, not between two of its steps."""
-        _load_grpc()
+        load_grpc(_begin_grpc)
 
     def send(self, message: m.Message) -> None:
         """Put a message on the stream, if there is one; the session repeats what matters on the next. Never blocks."""
@@ -174,23 +172,8 @@ async def within(seconds: float | None, coroutine: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def _load_grpc() -> None:
-    """Load gRPC in such a way that the program may fork.
-
-    In a child, gRPC begins its threads anew, for which the parent must have been still when it forked. With grpc.aio it
-    never is: a thread waits in it, gRPC says that it skips its preparations, and children die of it, one in four. A
-    child of ours does not use gRPC: without gRPC's help it can be forked.
-    """
-    helped = "grpc" in sys.modules or _FORK_SUPPORT in os.environ
-    if not helped:
-        os.environ[_FORK_SUPPORT] = "0"
-    try:
-        for module in ("grpc.aio", "livetune.status", "livetune.v1.job_pb2_grpc", "livetune.wire"):
-            import_module(module)
-        sys.modules["grpc.aio"].init_grpc_aio()  # reads the variable
-    finally:
-        if not helped:
-            del os.environ[_FORK_SUPPORT]
+def _begin_grpc() -> None:
+    import_module("grpc.aio").init_grpc_aio()
 
 
 async def _resolve(targets: Sequence[str]) -> str:
