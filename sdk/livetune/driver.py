@@ -36,8 +36,12 @@ class Driver(Protocol):
     def send(self, message: m.Message) -> None:
         """Put a message on the stream, if there is one; the session repeats what matters on the next. Never blocks."""
 
-    def stop(self, seconds: float) -> None:
-        """End the conversation; may wait until nothing of it is left, at most so long."""
+    def stop(self, seconds: float) -> bool:
+        """End the conversation; may wait until nothing of it is left, at most so long.
+
+        Returns:
+            Whether it did not have to wait longer.
+        """
 
 
 def _begin_grpc() -> None:
@@ -78,8 +82,8 @@ class ThreadDriver:
         """Put a message on the stream, if there is one; the session repeats what matters on the next. Never blocks."""
         self._out.put(message)
 
-    def stop(self, seconds: float) -> None:
-        """End the conversation and wait for the thread, at most so long."""
+    def stop(self, seconds: float) -> bool:
+        """End the conversation and wait for the thread, at most so long. Returns whether it has ended."""
         self._conversation.over = True
         self._stopped.set()
         self._out.put(None)
@@ -87,6 +91,7 @@ class ThreadDriver:
         if call is not None:
             call.cancel()
         self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         conversation = self._conversation

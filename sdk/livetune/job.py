@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from livetune.recorder import Recorder
     from livetune.replay import Replay
 
-__all__ = ["Job", "begin", "how_it_ends", "init"]
+__all__ = ["End", "Job", "Patience", "begin", "how_it_ends", "init"]
 
 log = logging.getLogger("livetune")
 
@@ -70,9 +70,22 @@ _jobs: weakref.WeakSet[Job] = weakref.WeakSet()
 _live_lock = threading.Lock()
 
 
-class _End(TypedDict):
+class End(TypedDict):
+    """How a job ends: what `Job.finish` is told."""
+
     failed: bool
     message: str
+
+
+class Patience:
+    """What is left of the time that an end may take, in seconds, over all jobs that end together.
+
+    A daemon that kept one of them waiting is not waited for again.
+    """
+
+    def __init__(self) -> None:
+        self.record = FINISH_SECONDS
+        self.stop = STOP_SECONDS
 
 
 def init(
@@ -546,14 +559,15 @@ class Job:
             self._lockstep.hurry()
         self.step(step)
 
-    def _leave(self) -> None:
+    def _leave(self, patience: Patience | None = None) -> None:
         """Stop talking to the daemon: it shows that the job is lost."""
+        patience = patience or Patience()
         with self._lock:
             driver, self._driver = self._driver, None
             self._connected.clear()
             self._pending = False
-        if driver is not None:
-            driver.stop(STOP_SECONDS)
+        if driver is not None and not driver.stop(patience.stop):
+            patience.stop = 0.0
 
     def _witness(self, event: m.Witnessed | m.Used) -> None:
         with self._lock:
@@ -690,10 +704,14 @@ class Job:
             message: What the error was; shortened to 1,000 characters.
         """
         driver = self._say_end(failed=failed, message=message)
+        self._part(driver, Patience(), failed=failed)
+
+    def _part(self, driver: Driver | None, patience: Patience, *, failed: bool) -> None:
+        """Wait until the daemon has recorded the end, and leave it."""
         if driver is not None:
-            if driver.trying:
-                self._recorded.wait(FINISH_SECONDS)
-            self._leave()
+            if driver.trying and not self._recorded.wait(patience.record):
+                patience.record = 0.0
+            self._leave(patience)
         self._ended(failed=failed)
 
     def _say_end(self, *, failed: bool, message: str) -> Driver | None:
@@ -710,8 +728,12 @@ class Job:
             self._do(self._session.handle(m.Finish(failed, utf8(message, 1000), self._step)))
             return self._driver
 
-    def _finish_at_exit(self, *, failed: bool, message: str) -> None:
-        self.finish(failed=failed, message=message)
+    def _begin_exit(self, end: End) -> Driver | None:
+        """At the interpreter's exit, before `_end_exit` of any job: they all wait for the same time."""
+        return self._say_end(**end)
+
+    def _end_exit(self, driver: Driver | None, patience: Patience, end: End) -> None:
+        self._part(driver, patience, failed=end["failed"])
 
     def _ended(self, *, failed: bool) -> None:
         with self._lock:
@@ -765,7 +787,7 @@ def _checked_step(step: int) -> int:
     return number
 
 
-def how_it_ends(error: BaseException | None) -> _End:
+def how_it_ends(error: BaseException | None) -> End:
     """Say what `Job.finish` is to be told when an exception, or none, ends the program."""
     # SystemExit(0) is how a program says that all is well.
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
@@ -778,8 +800,9 @@ def _finish_all() -> None:
     """At the interpreter's exit: a job that nobody finished has ended well, unless an exception ended the program."""
     # In an interactive session it is just the last mistake that was typed.
     error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
-    for job in live_jobs():
-        job._finish_at_exit(**how_it_ends(error))  # noqa: SLF001 - the exit is this module's business
+    end, patience = how_it_ends(error), Patience()
+    for job, driver in [(job, job._begin_exit(end)) for job in live_jobs()]:  # noqa: SLF001 - the exit is this
+        job._end_exit(driver, patience, end)  # noqa: SLF001 - module's business
 
 
 def _before_fork() -> None:

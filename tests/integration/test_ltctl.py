@@ -231,7 +231,9 @@ def test_every_command_in_every_format(shell: Shell, trainer: Trainer) -> None:
         wide = shell.inside(*words, "-o", "wide").out
         assert len(wide) >= len(shell.inside(*words).out) > 0
     data = json.loads(shell.inside("set", "vgg", "mode=eval", "-o", "json").out)
-    assert [{"rank": 0, "status": "applied", "step": 102, "effective": "eval", "reason": ""}] == data["applied"]["mode"]
+    assert [{"rank": 0, "status": "applied", "step": 102, "effective": "eval", "reason": "", "used": []}] == data[
+        "applied"
+    ]["mode"]
 
 
 def test_a_refusal_of_the_job_reaches_the_person(shell: Shell, trainer: Trainer) -> None:

@@ -60,9 +60,10 @@ class TaskDriver:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to send
             self._loop.call_soon_threadsafe(self._awake.set)
 
-    def stop(self, _seconds: float = 0.0) -> None:
+    def stop(self, _seconds: float = 0.0) -> bool:
         """Make this attempt the last. Whoever runs it breaks it off by a cancellation."""
         self._conversation.over = True
+        return True
 
     async def run(self) -> None:
         """Talk until there is nothing more to say. It breaks off at once when it is cancelled."""

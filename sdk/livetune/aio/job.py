@@ -16,6 +16,7 @@ from livetune import job
 from livetune import messages as m
 from livetune.aio.driver import TaskDriver, within
 from livetune.conversation import Identity
+from livetune.driver import Driver
 from livetune.errors import JobFinishedError
 from livetune.messages import AppliedChange
 from livetune.ranks import Agreement
@@ -299,23 +300,26 @@ class Job(job.Job):
         self._leave()
         await asyncio.wait({self._task}, timeout=job.STOP_SECONDS)
 
-    def _leave(self) -> None:
-        super()._leave()
+    def _leave(self, patience: job.Patience | None = None) -> None:
+        super()._leave(patience)
         self._left = True
         with contextlib.suppress(RuntimeError):  # the loop is closed, and with it all that ran there
             self._loop.call_soon_threadsafe(self._task.cancel)
 
-    def _finish_at_exit(self, *, failed: bool, message: str) -> None:
+    def _begin_exit(self, end: job.End) -> Driver | None:  # noqa: ARG002 - all of it is done by `_end_exit`
+        return None
+
+    def _end_exit(self, driver: Driver | None, patience: job.Patience, end: job.End) -> None:  # noqa: ARG002 - as above
         if self._loop.is_closed():
             # Without a word to its tasks: the daemon has seen the process go, and nothing can be said any more.
             self._leave()
-            self._ended(failed=failed)
+            self._ended(failed=end["failed"])
         elif self._loop.is_running():  # on another thread
-            ending = asyncio.run_coroutine_threadsafe(self.finish(failed=failed, message=message), self._loop)
+            ending = asyncio.run_coroutine_threadsafe(self.finish(**end), self._loop)
             with contextlib.suppress(concurrent.futures.TimeoutError):
-                ending.result(job.FINISH_SECONDS + job.STOP_SECONDS)
+                ending.result(patience.record + patience.stop)
         else:
-            self._loop.run_until_complete(self.finish(failed=failed, message=message))
+            self._loop.run_until_complete(self.finish(**end))
 
     async def __aenter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ import livetune
 import livetune.aio
 from livetune import messages as m
 from livetune.aio.driver import TaskDriver
+from livetune.job import Patience
 from livetune.messages import AppliedChange
 
 NOWHERE = "unix:/nowhere/d.sock"
@@ -411,7 +412,7 @@ def test_a_job_whose_loop_was_closed_can_still_be_finished_and_asked(silent: Non
     task = job._task
     loop.close()
     job.step()
-    job._finish_at_exit(failed=False, message="")
+    job._end_exit(None, Patience(), {"failed": False, "message": ""})
     assert ("<Job rl, step 1, ended: lr=0.1>", []) == (repr(job), livetune.job.live_jobs())  # type: ignore[attr-defined]
     task._log_destroy_pending = False  # type: ignore[attr-defined] # closing the loop over it was the test's own doing
 

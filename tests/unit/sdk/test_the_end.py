@@ -77,9 +77,6 @@ def test_control_a_longer_wait_is_counted(silent: str, monkeypatch: pytest.Monke
     assert math.inf == sum(asked)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="jobs of one process are finished one after the other, 1.6 s each"
-)
 def test_the_exit_of_a_program_with_two_jobs_asks_for_less_than_two_seconds(
     silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
