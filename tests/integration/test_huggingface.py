@@ -118,6 +118,7 @@ def test_a_training_after_one_that_failed_is_a_new_run(daemon: Daemon, tmp_path:
     assert types_pb2.JOB_STATE_FINISHED == state_of(daemon, JOB)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_what_was_set_or_with_what_was_edited_since(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run") as run:
         said = run.set("lr=0.02", "weight_decay=0")

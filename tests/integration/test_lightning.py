@@ -116,6 +116,7 @@ def test_two_fits_are_two_runs_of_the_job(daemon: Daemon, tmp_path: Path) -> Non
         assert 0.03 == run.stop()["lr"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_what_was_set_or_with_what_was_edited_since(daemon: Daemon, tmp_path: Path) -> None:
     with tuned(daemon, SCRIPT, tmp_path / "run") as run:
         said = run.set("lr=0.02", "weight_decay=0", "bonus=3")

@@ -147,6 +147,7 @@ def test_a_veto_of_one_rank_is_a_veto_of_all(daemon: Daemon, tmp_path: Path) -> 
     assert all(told[0]["seen"] == other["seen"] for other in told)
 
 
+@pytest.mark.slow
 def test_a_veto_that_a_rank_comes_by_later_counts(daemon: Daemon, tmp_path: Path) -> None:
     shell = Shell(daemon)
     with running(daemon, tmp_path, "late", 2) as ranks:
@@ -159,6 +160,7 @@ def test_a_veto_that_a_rank_comes_by_later_counts(daemon: Daemon, tmp_path: Path
         assert [[0.0, 0.0]] * 2 == [item["values"] for item in ends(ranks)]
 
 
+@pytest.mark.slow
 def test_ranks_may_number_their_steps_each_in_its_own_way(daemon: Daemon, tmp_path: Path) -> None:
     with running(daemon, tmp_path, "numbered", 2) as ranks:
         for number in range(1, 20):
