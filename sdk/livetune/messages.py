@@ -196,13 +196,6 @@ class Restored:
     scheduled: tuple[ScheduledChange, ...]
     step: int
 
-    def assigned(self) -> list[Action]:
-        """Return what gives all of its variables their values."""
-        return [
-            Assign(name, value, revision, self.step, changed=True, inherited=True)
-            for name, value, revision in self.variables
-        ]
-
 
 @dataclass(frozen=True)
 class Witnessed:

@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from livetune import messages as m
-from livetune.agenda import Agenda
 from livetune.checkpoint import Checkpoint
 from livetune.errors import CheckpointError
+from livetune.standin import Standin
 
 if TYPE_CHECKING:
     from livetune.session import Session
@@ -84,19 +84,14 @@ class Agreement(Protocol):
         """For rank 0: whether any rank has raised its hand."""
 
 
-class Follower:
+class Follower(Standin):
     """What a rank other than 0 has instead of a session: it does what rank 0's session decided, at its own steps."""
 
-    connected = False
-    """There is no daemon for it."""
     store_id = ""
-    run = 0
 
     def __init__(self) -> None:
-        self.agenda = Agenda()
-        """What waits for its step, waits on rank 0."""
+        super().__init__()
         self._told: tuple[m.Effect, ...] = ()
-        self._declared: set[str] = set()
         self._values: dict[str, m.Assign] = {}
         """Newest values of what is not declared here yet."""
 
@@ -104,28 +99,28 @@ class Follower:
         """Take what is to take effect at the safe point."""
         self._told = effects
 
-    def revision_of(self, name: str) -> int:  # noqa: ARG002 - as the session's
-        """Only rank 0 knows."""
-        return 0
-
     def handle(self, event: m.Event) -> list[m.Action]:
         """Take an event and return what is to be done, in order."""
         if isinstance(event, m.Restored):
-            return event.assigned()
+            return self.restored(event)
         if isinstance(event, m.SafePoint):
             told, self._told = self._told, ()
             return [action for effect in told for action in effect.actions(event.step) if not self._kept(action)]
         if isinstance(event, m.VariableDeclared):
-            self._declared.add(event.spec.name)
             value = self._values.pop(event.spec.name, None)
+            self._in_use[event.spec.name] = event.spec.initial if value is None else value.value
             return [] if value is None else [value]
         return []
 
     def _kept(self, action: m.Action) -> bool:
-        if isinstance(action, m.Assign) and action.name not in self._declared:
+        if not isinstance(action, m.Assign):
+            return False
+        declared = action.name in self._in_use
+        if declared:
+            self._in_use[action.name] = action.value
+        else:
             self._values[action.name] = action
-            return True
-        return False
+        return not declared
 
 
 _Message = tuple[int, bool, int, "m.Proposal | None"]

@@ -10,27 +10,23 @@ from collections import defaultdict
 from dataclasses import replace
 
 from livetune import messages as m
-from livetune.agenda import Agenda
 from livetune.errors import DeclarationError
 from livetune.records import Entry, Recording, read
 from livetune.specs import Scalar, TriggerSpec, VariableSpec
+from livetune.standin import Standin
 
 __all__ = ["Replay"]
 
 
-class Replay:
+class Replay(Standin):
     """What a job is given instead of a daemon. Not thread-safe: the job holds its lock.
 
     Args:
         recording: What is to happen.
     """
 
-    connected = False
-    """There is no daemon."""
-    run = 0
-    """Nor a run that it counts."""
-
     def __init__(self, recording: Recording) -> None:
+        super().__init__()
         self._recording = recording
         self._entries = recording.entries
         self._next = 0
@@ -38,8 +34,6 @@ class Replay:
         self._due: list[Entry] = []
         self._held: defaultdict[str, list[Entry]] = defaultdict(list)
         """By name: entries whose step has come, for what is not declared."""
-        self._values: dict[str, Scalar] = {}
-        """What is in use, by variable."""
         self._triggers: set[str] = set()
         self._departed: set[str] = set()
         """Variables that were found to have another value than the record says."""
@@ -47,8 +41,6 @@ class Replay:
         for entry in self._entries:
             for name in entry.values or (entry.trigger,):
                 self._of[name].append(entry)
-        self.agenda = Agenda()
-        """What waits for its step: nothing, the record has what became of it."""
         self.store_id = recording.store_id
         """The store that the newest revision given belongs to; "" if it is not known."""
 
@@ -64,10 +56,6 @@ class Replay:
             ReplayError: It can't be replayed; the message has file and line, the rule and the value.
         """
         return cls(read(path, rank))
-
-    def revision_of(self, name: str) -> int:  # noqa: ARG002 - as the session's
-        """There is no store that a revision could belong to."""
-        return 0
 
     @property
     def path(self) -> str:
@@ -107,18 +95,11 @@ class Replay:
             self._triggers.add(event.spec.name)
             return self._release(event.spec.name)
         if isinstance(event, m.Restored):
-            return self._restored(event)
+            return self.restored(event)
         return []
 
-    def _restored(self, event: m.Restored) -> list[m.Action]:
-        actions: list[m.Action] = []
-        for name, value, _ in event.variables:
-            old, self._values[name] = self._values[name], value
-            actions.append(m.Assign(name, value, 0, event.step, old != value, inherited=True))
-        return actions
-
     def _variable_declared(self, spec: VariableSpec) -> list[m.Action]:
-        self._values[spec.name] = spec.initial
+        self._in_use[spec.name] = spec.initial
         where, _, initial = self._recording.declared.get(spec.name, ("", None, None))
         actions: list[m.Action] = []
         if where and initial != spec.initial:
@@ -152,10 +133,10 @@ class Replay:
         actions: list[m.Action] = []
         values: dict[str, tuple[Scalar, Scalar]] = {}
         for name, value in entry.values.items():
-            if name not in self._values:
+            if name not in self._in_use:
                 actions += self._hold(name, replace(entry, values={name: value}))
             elif last[name] is entry:
-                old, self._values[name] = self._values[name], value
+                old, self._in_use[name] = self._in_use[name], value
                 actions += self._compare(entry, name, old)
                 actions.append(m.Assign(name, value, entry.revision, step, changed=old != value))
                 values[name] = old, value

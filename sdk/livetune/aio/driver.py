@@ -18,8 +18,6 @@ __all__ = ["TaskDriver", "within"]
 
 T = TypeVar("T")
 
-"""Environment variable of gRPC's own: 0 or 1."""
-
 
 class TaskDriver:
     """Runs one job's conversation with the daemon in the task that awaits `run`: a `livetune.driver.Driver`.
