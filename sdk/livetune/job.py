@@ -59,6 +59,8 @@ SETTLE_SECONDS = 0.1
 """How long `finish` waits for logged values that are on their way from a GPU."""
 SHOWN = 20
 """How many variables the `repr` of a job shows."""
+_NEVER = INT64_MAX + 1
+"""No step: there is nothing to do."""
 CHANGES_KEPT = 10_000
 """How many of the newest changes `Job.changes` keeps."""
 
@@ -205,8 +207,8 @@ class Job:
         self._name = identity.job
         self._step = 0
         self._started = False
-        self._pending = True
-        """There is something to do at the next safe point: at the first one always, to note that it was reached."""
+        self._due = 0
+        """From this step on there is something to do at a safe point; from any at first, to note that one was reached."""
         self._variables: dict[str, Variable[Any]] = {}
         self._triggers: dict[str, Trigger] = {}
         self._specs: dict[str, VariableSpec | TriggerSpec] = {}
@@ -418,8 +420,8 @@ class Job:
             TypeError: `step` is no whole number.
             ValueError: `step` is negative, or takes more than 64 bits.
         """
-        self._step = self._step + 1 if step is None else _checked_step(step)
-        if self._pending:
+        self._step = now = self._step + 1 if step is None else _checked_step(step)
+        if now >= self._due:
             self._apply()
 
     # -- checkpoints --
@@ -504,16 +506,21 @@ class Job:
         """
         self._logged.put(named if values is None else {**values, **named}, self._step)
 
+    @property
+    def _pending(self) -> bool:
+        """Whether there is something to do at the next safe point, if that is one step on."""
+        return self._due <= self._step + 1
+
     def _reached(self) -> int:
         """The step the program is at, -1 before the first safe point; for the driver."""
         return self._step if self._started else -1
 
     def _apply(self) -> None:
-        # `_pending` stays set while callbacks are called: a `step` of theirs comes here too.
         if self._applying is not None:
             self._step = self._applying
             raise RuntimeError("job.step() can't be called by a callback: it is inside job.step()")
         self._applying = self._step
+        self._due = 0  # a `step` of a callback comes here too
         try:
             if not self._started and self._recorder is not None:
                 self._recorder.begin(self._step, self._session.store_id)
@@ -532,11 +539,12 @@ class Job:
     def _take_changes(self) -> None:
         with self._lock:
             actions = self._session.handle(m.SafePoint(self._step))
-            self._pending = self._lockstep is not None  # each rank has its part in every safe point
+            self._due = _NEVER if self._lockstep is None else 0  # each rank has its part in every safe point
             self._do(actions)
             if self._recorder is not None:
                 self._recorder.safe_point(self._step, actions, self._session.store_id)
-            self._pending = self._pending or bool(self._reactions)
+            if self._reactions:
+                self._due = 0
             self._catch_up()
 
     def _judge(self, name: str, value: Scalar, old: Scalar) -> Scalar | m.Refusal:
@@ -565,7 +573,7 @@ class Job:
         with self._lock:
             driver, self._driver = self._driver, None
             self._connected.clear()
-            self._pending = False
+            self._due = _NEVER
         if driver is not None and not driver.stop(patience.stop):
             patience.stop = 0.0
 
@@ -615,7 +623,7 @@ class Job:
             elif isinstance(action, m.Record):
                 self._changes.append(action.change)
             elif isinstance(action, m.Pending):
-                self._pending = True
+                self._due = min(self._due, action.step)
             elif isinstance(action, m.Warn):
                 log.warning("job %s: %s", self._name, action.text)
             else:
@@ -742,7 +750,7 @@ class Job:
                 recorder.end(self._step, self._session.store_id, failed=failed)
         self._finished = True
         self._lockstep = None
-        self._pending = False
+        self._due = _NEVER
         with _live_lock:
             if _live.get(self._name) is self:
                 del _live[self._name]
@@ -765,7 +773,7 @@ class Job:
         self._driver = None
         self._lockstep = None
         self._finished = True
-        self._pending = False
+        self._due = _NEVER
         self._logged = Logged(self._name)  # what is on its way from a GPU is the parent's
         recorder, self._recorder = self._recorder, None
         if recorder is not None:

@@ -648,7 +648,8 @@ class Session:
         self._unanswered = 0
         if event.position_refused:
             self._store_id = ""
-        return []
+        # What the daemon was just being told of takes effect without it.
+        return [m.Pending()] if self._agenda else []
 
 
 def _key(report: m.Report) -> Key:

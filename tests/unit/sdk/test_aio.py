@@ -328,7 +328,7 @@ def test_the_end_tells_whoever_waits(silent: None) -> None:
         waiting = [asyncio.create_task(told.job.wait_for(save)), asyncio.create_task(told.job.wait_pending())]
         told.job.step()
         await turns()
-        told.job._pending = False
+        told.job._due = 2**63
         await told.job.finish()
         for task in (waiting[0], asyncio.create_task(told.job.wait_for(save))):
             with pytest.raises(livetune.JobFinishedError, match="'rl' has ended"):

@@ -77,6 +77,23 @@ def test_values_step_and_what_waits_are_where_they_were_without_a_daemon() -> No
         assert (1000, 0.5) == (again.step, again.variables["lr"][0])
 
 
+def test_what_waits_for_a_step_costs_the_steps_before_it_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with livetune.init("checkpointed", endpoint="unix:/nowhere") as job:
+        lr = job.variable("lr", 0.1)
+        job.load_state_dict(CHECKPOINT.to_dict())
+        job.step()
+        asked: list[int] = []
+        take = job._take_changes
+        monkeypatch.setattr(job, "_take_changes", lambda: (asked.append(job.current_step), take()))
+        for _ in range(97):
+            job.step()
+        assert ([], False, 998) == (asked, job._pending, job.current_step)
+        job.step()
+        assert job._pending
+        job.step()
+        assert ([1000], 0.5) == (asked, lr.value)
+
+
 def test_a_job_that_has_ended_cannot_go_on() -> None:
     job = livetune.init("checkpointed", endpoint="unix:/nowhere")
     job.finish()

@@ -264,6 +264,16 @@ def test_a_follower_takes_a_value_when_it_declares_the_variable() -> None:
     assert [] == follower.handle(m.SafePoint(44))
 
 
+def test_a_follower_is_not_changed_by_a_checkpoint_that_has_its_value() -> None:
+    follower = Follower()
+    follower.handle(m.VariableDeclared(LR))
+    follower.tell((m.Effect(12, {"lr": (0.0, 0.5)}, (), "", "", inherited=False),))
+    follower.handle(m.SafePoint(42))
+    for value, changed in ((0.5, False), (0.7, True)):
+        (assigned,) = follower.handle(m.Restored("store", 1, (("lr", value, 12),), (), 40))
+        assert m.Assign("lr", value, 12, 40, changed=changed, inherited=True) == assigned
+
+
 def test_a_variable_declared_after_the_decision_takes_over_what_was_set_before() -> None:
     session = Session()
     session.handle(m.VariableDeclared(LR))

@@ -183,6 +183,14 @@ def test_a_change_that_waits_in_a_checkpoint_of_another_run_is_scheduled_anew() 
     assert [due(33, 10, lr=0.5)] == script.take_sent()
 
 
+def test_one_that_the_daemon_was_just_being_told_of_takes_effect_without_it() -> None:
+    script = Script().feed(m.VariableDeclared(LR), restored("store", 1, 11, 0.7, 12))
+    script.feed(m.Registered("store", 2, 21_000, 30), m.Opened("store", 30), m.SafePoint(9), m.Disconnected())
+    assert m.Pending() == script.others[-1]
+    script.feed(m.SafePoint(10))
+    assert ("lr", 0.5, 12, 10) == script.assigned[-1]
+
+
 # -- what steps used --
 
 
