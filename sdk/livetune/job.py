@@ -208,7 +208,7 @@ class Job:
         self._step = 0
         self._started = False
         self._due = 0
-        """From this step on there is something to do at a safe point; from any at first, to note that one was reached."""
+        """The step from which on there is something to do: at first any, to note that a safe point was reached."""
         self._variables: dict[str, Variable[Any]] = {}
         self._triggers: dict[str, Trigger] = {}
         self._specs: dict[str, VariableSpec | TriggerSpec] = {}

@@ -206,9 +206,10 @@ def _newest(client: Client, job: str) -> int:
     if not answer.changes:
         raise CommandError(Exit.NOT_FOUND, f"no change of job '{safe(job)}' to undo" if job else "no change to undo")
     change = answer.changes[0]
-    who = f"{render.local_time(change.time)} by {safe(change.actor) or 'unknown'}"
-    why = f'  "{safe(reason)}"' if (reason := render.reason_words(change)) else ""
-    note(f"the newest change is {change.revision}: {render.change_words(change)}  {who}{why}")
+    who = render.who_words(change.actor, render.reason_words(change))
+    note(
+        f"the newest change is {change.revision}: {render.change_words(change)}  {render.local_time(change.time)} {who}"
+    )
     return change.revision
 
 

@@ -77,15 +77,14 @@ def event_words(event: control_pb2.Event) -> str:
         names += [item.trigger_id for item in event.declared.triggers]
         return f"declared {safe(', '.join(names))}"
     if kind == "change":
-        why = f'  "{safe(reason)}"' if (reason := render.reason_words(event.change)) else ""
-        return f"{render.change_words(event.change)}  by {safe(event.change.actor) or 'unknown'}{why}"
+        who = render.who_words(event.change.actor, render.reason_words(event.change))
+        return f"{render.change_words(event.change)}  {who}"
     if kind == "scheduled":
-        why = f'  "{safe(event.scheduled.reason)}"' if event.scheduled.reason else ""
-        return f"{render.waiting_words(event.scheduled)}  by {safe(event.scheduled.actor) or 'unknown'}{why}"
+        who = render.who_words(event.scheduled.actor, event.scheduled.reason)
+        return f"{render.waiting_words(event.scheduled)}  {who}"
     if kind == "cancelled":
-        why = f'  "{safe(event.cancelled.reason)}"' if event.cancelled.reason else ""
-        who = safe(event.cancelled.actor) or "unknown"
-        return f"change {event.cancelled.scheduled_revision} does not wait any more  by {who}{why}"
+        who = render.who_words(event.cancelled.actor, event.cancelled.reason)
+        return f"change {event.cancelled.scheduled_revision} does not wait any more  {who}"
     if kind == "apply":
         parts = [
             f"{safe(item.variable_id or item.trigger_id)} {render.status_words(item)}{render.used_words(item)}"
@@ -99,8 +98,7 @@ def event_words(event: control_pb2.Event) -> str:
     if kind == "port_moved":
         return f"port moved from {event.port_moved.previous_port} to {event.port_moved.port}"
     if kind == "removed":
-        why = f'  "{safe(event.removed.reason)}"' if event.removed.reason else ""
-        return f"forgotten  by {safe(event.removed.actor) or 'unknown'}{why}"
+        return f"forgotten  {render.who_words(event.removed.actor, event.removed.reason)}"
     return "something that this ltctl does not know"
 
 

@@ -281,6 +281,16 @@ def change_words(change: types_pb2.Change) -> str:
     return ", ".join(parts) + undo_words(change)
 
 
+def who_words(actor: str, reason: str) -> str:
+    """Return who asked for something, and why if that was said, as it stands behind what was asked."""
+    return f"by {safe(actor) or 'unknown'}{quoted(reason)}"
+
+
+def quoted(reason: str) -> str:
+    """Return why, as it stands at the end of a line; nothing if nobody said why."""
+    return f'  "{safe(reason)}"' if reason else ""
+
+
 def names_in(change: types_pb2.Change) -> set[str]:
     """Return the names of the variables and triggers of a change."""
     return {item.variable_id for item in change.assignments} | {item.trigger_id for item in change.firings}
@@ -294,9 +304,8 @@ def waiting_words(change: types_pb2.Change) -> str:
 def waiting_lines(changes: Iterable[types_pb2.Change]) -> Iterator[str]:
     """Yield the changes that wait for their step, a line for each."""
     for change in changes:
-        why = f'  "{safe(change.reason)}"' if change.reason else ""
-        who = safe(change.actor) or "unknown"
-        yield f"waits for step {change.at_step}: {change_words(change)}  (revision {change.revision}, by {who}){why}"
+        where = f"(revision {change.revision}, {who_words(change.actor, '')}){quoted(change.reason)}"
+        yield f"waits for step {change.at_step}: {change_words(change)}  {where}"
 
 
 def undo_words(change: types_pb2.Change) -> str:

@@ -54,8 +54,7 @@ class LiveTune(TrainerCallback, ExportableState):
         hyperparameters: Sequence[str] | None = None,
         mode: Mode | str = Mode.SCALE,
     ) -> None:
-        wanted = None if hyperparameters is None else tuple(hyperparameters)
-        self._settings = Settings(job, wanted, mode)
+        self._settings = Settings(job, hyperparameters, mode)
         self._training: Training | None = None
         self._saving = False
         """A checkpoint was asked for and has not been saved yet."""

@@ -70,8 +70,7 @@ class LiveTune(Callback):
         hyperparameters: Sequence[str] | None = None,
         mode: Mode | str = Mode.SCALE,
     ) -> None:
-        wanted = None if hyperparameters is None else tuple(hyperparameters)
-        self._settings = Settings(job, wanted, mode)
+        self._settings = Settings(job, hyperparameters, mode)
         self._names = tuple(optimizers)
         self._training: Training | None = None
         self._own: list[dict[str, float]] = []

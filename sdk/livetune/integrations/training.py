@@ -49,10 +49,12 @@ class Settings:
     """
 
     job: str | Job
-    hyperparameters: tuple[str, ...] | None
+    hyperparameters: Sequence[str] | None
     mode: Mode | str
 
     def __post_init__(self) -> None:
+        if self.hyperparameters is not None:
+            object.__setattr__(self, "hyperparameters", tuple(self.hyperparameters))  # frozen, and a list is not
         if not isinstance(self.job, Job):
             check_job_name(self.job)
 
